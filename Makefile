@@ -1,0 +1,37 @@
+# Every target sets itself up on a machine with Python >= 3.10 and make; nothing outside this folder is touched,
+# save by `make system`, which installs Debian packages.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: accept test lint system clean
+
+accept: $(READY)  ## tiny on the CPU with real InternLM: proves the suite, not the machine
+	$(BIN)/python -m pytest acceptance -k tiny
+
+test: $(READY)  ## the suite's own tests
+	$(BIN)/python -m pytest tests
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+# torch first and pinned: InternEvo's own requirements would pull CUDA extensions that do not build without CUDA,
+# hence --no-deps and its true requirements by hand.
+$(READY): pyproject.toml requirements/trainer.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.12")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements/trainer.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps InternEvo==0.4.9
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+system:  ## Debian packages that some tests need: a browser, and Slurm
+	apt-get update -qq
+	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk \
+		slurm-wlm munge poppler-utils
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis reports/output
