@@ -2,7 +2,7 @@
 
 import pytest
 
-from acceptance import Verdicts
+from acceptance.verdicts import Verdicts
 from fixtures.cases import Case
 
 

@@ -1,0 +1,224 @@
+"""The front door: options, and the wiring of cases, runs, judge and report into pytest. Nothing else."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Generator, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from acceptance.judge import CRITERIA, Judge, Policy
+from acceptance.requirements import Requirements, RequirementsError
+from acceptance.requirements import load as load_requirements
+from acceptance.verdicts import Verdicts
+from fixtures import evidence, plan
+from fixtures.cases import Case
+from fixtures.internlm.models import is_tiny
+from fixtures.options import OPTIONS, ROOT, collect, ini_name
+from fixtures.progress import Display
+from fixtures.runs import Runs, write_plan
+from fixtures.setup import Setup, SetupError, prepare
+
+SETUP = pytest.StashKey[Setup]()
+REQUIREMENTS = pytest.StashKey[Requirements]()
+DISPLAY = pytest.StashKey[Display]()
+SELECTED = pytest.StashKey[tuple[Case, ...]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("acceptance", "acceptance of accelerators by real InternLM training")
+    for option in OPTIONS:
+        if option.type is None:
+            group.addoption(f"--{option.name}", dest=option.dest, action="store_true", default=None, help=option.help)
+        else:
+            group.addoption(
+                f"--{option.name}",
+                dest=option.dest,
+                action="append" if option.repeat else "store",
+                type=option.check,
+                default=None,
+                metavar=option.metavar,
+                choices=option.choices,
+                help=option.help,
+            )
+        if option.ini:
+            parser.addini(ini_name(option), option.help)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    if not asks_for_acceptance(config):
+        return
+    try:
+        options = collect(config.getoption, config.getini)
+        config.stash[SETUP] = prepare(options)
+        config.stash[REQUIREMENTS] = load_requirements(options.requirements, options.min_tgs, options.max_loss)
+    except (SetupError, RequirementsError, ValueError) as error:
+        raise pytest.UsageError(str(error)) from error
+    if options.dry_run:
+        config.option.dist, config.option.tx = "no", []
+    if leaves_results(config):
+        options.results.mkdir(parents=True, exist_ok=True)
+        config.option.xmlpath = config.option.xmlpath or str(options.results / "junit.xml")
+        if not config.option.htmlpath:
+            config.option.htmlpath = str(own_tests_html(options.results))
+            config.option.self_contained_html = True
+
+
+def own_tests_html(results: Path) -> Path:
+    return results / ".tests.html"
+
+
+def asks_for_acceptance(config: pytest.Config) -> bool:
+    """Whether the command line names acceptance/, something in it, or the whole checkout."""
+    folder = ROOT / "acceptance"
+    for argument in config.args:
+        path = (config.invocation_params.dir / argument.split("::")[0]).resolve()
+        if path == folder or folder in path.parents or path == ROOT:
+            return True
+    return False
+
+
+def leaves_results(config: pytest.Config) -> bool:
+    return SETUP in config.stash and not (config.option.collectonly or config.stash[SETUP].options.dry_run)
+
+
+def is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "case" not in metafunc.fixturenames or SETUP not in metafunc.config.stash:
+        return
+    converges = metafunc.definition.get_closest_marker("convergence") is not None
+    metafunc.parametrize(
+        "case",
+        [
+            pytest.param(case, id=case.name, marks=[pytest.mark.long] if converges and not is_tiny(case.model) else [])
+            for case in metafunc.config.stash[SETUP].cases
+        ],
+        scope="session",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if SETUP not in config.stash:
+        return
+    cases = [case.name for case in config.stash[SETUP].cases]
+
+    def place(item: pytest.Item) -> tuple[int, int]:
+        criterion = next((i for i, name in enumerate(CRITERIA) if item.get_closest_marker(name)), len(CRITERIA))
+        return cases.index(item.callspec.params["case"].name), criterion
+
+    ours = [item for item in items if "case" in getattr(getattr(item, "callspec", None), "params", {})]
+    items[:] = sorted(ours, key=place) + [item for item in items if item not in ours]
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    config = session.config
+    if SETUP not in config.stash:
+        return
+    selected = {i.callspec.params["case"].name for i in session.items if hasattr(i, "callspec")}
+    config.stash[SELECTED] = tuple(case for case in config.stash[SETUP].cases if case.name in selected)
+    if leaves_results(config) and not is_worker(config):
+        show_plan(config, config.stash[SELECTED])
+
+
+def pytest_xdist_node_collection_finished(node: object, ids: Sequence[str]) -> None:
+    config: pytest.Config = node.config  # type: ignore[attr-defined]
+    if SETUP in config.stash and SELECTED not in config.stash:
+        cases = config.stash[SETUP].cases
+        config.stash[SELECTED] = tuple(case for case in cases if any(i.endswith(f"[{case.name}]") for i in ids))
+        show_plan(config, config.stash[SELECTED])
+
+
+def show_plan(config: pytest.Config, cases: Sequence[Case]) -> None:
+    setup = config.stash[SETUP]
+    if not setup.options.evidence:
+        display(config).say(plan.table(cases, setup, config.stash[REQUIREMENTS]))
+
+
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    config = session.config
+    if SETUP not in config.stash or not config.stash[SETUP].options.dry_run or config.option.collectonly:
+        return None
+    setup = config.stash[SETUP]
+    runs = Runs(setup, "dry-run", config.stash[REQUIREMENTS].long_run, display(config).say)
+    show_plan(config, config.stash[SELECTED])
+    folder = setup.options.results / "plan"
+    for case in config.stash[SELECTED]:
+        for run in evidence.RUNS:
+            write_plan(runs, case, run, folder)
+    display(config).say(f"nothing was launched; configs and commands of every run: {folder}")
+    return True
+
+
+def display(config: pytest.Config) -> Display:
+    """The one place that writes to the user; in an xdist worker it hands the controller what it has to say."""
+    if DISPLAY not in config.stash:
+        terminal = config.pluginmanager.get_plugin("terminalreporter")
+        results = config.stash[SETUP].results
+        if terminal is None or is_worker(config):
+            config.stash[DISPLAY] = Display(results)
+        else:
+            config.stash[DISPLAY] = Display(results, terminal._tw._file, terminal.ensure_newline)
+            config.pluginmanager.register(config.stash[DISPLAY])
+    return config.stash[DISPLAY]
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if leaves_results(session.config) and not is_worker(session.config):
+        display(session.config).start()
+
+
+@pytest.fixture(scope="session")
+def runs(pytestconfig: pytest.Config) -> Runs:
+    """Launches each run once, or finds it."""
+    session = getattr(pytestconfig, "workerinput", {}).get("testrunuid") or uuid.uuid4().hex
+    long_run = pytestconfig.stash[REQUIREMENTS].long_run
+    return Runs(pytestconfig.stash[SETUP], session, long_run, display(pytestconfig).say)
+
+
+@pytest.fixture(scope="session")
+def verdicts(pytestconfig: pytest.Config, runs: Runs) -> Verdicts:
+    """The verdict of each criterion, once its runs are there."""
+    return Verdicts(runs, judge(pytestconfig), pytestconfig.stash[SELECTED])
+
+
+def judge(config: pytest.Config) -> Judge:
+    options = config.stash[SETUP].options
+    policy = Policy(options.determinism, options.reference)
+    return Judge(config.stash[SETUP].results, config.stash[REQUIREMENTS], policy)
+
+
+@pytest.hookimpl(wrapper=True, trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    # Innermost wrapper: pytest-html and JUnit have written by now, the terminal has not summed up yet.
+    outcome = yield
+    config = session.config
+    if leaves_results(config) and not is_worker(config):
+        display(config).stop()
+        if SELECTED in config.stash:
+            hand_over(config)
+    return outcome
+
+
+def hand_over(config: pytest.Config) -> None:
+    """results.json and conformance.html from all evidence, and the verdict table."""
+    from reports import console, page  # not needed to collect
+
+    options = config.stash[SETUP].options
+    results = judge(config).results_json(config.stash[SELECTED])
+    evidence.write_json(options.results / "results.json", results)
+    document = Path(config.option.htmlpath)
+    report = page.write(
+        options.results,
+        language=options.lang,
+        tests_html=document.read_text(encoding="utf-8") if document.is_file() else None,
+        judged_at=datetime.now(timezone.utc).astimezone(),
+    )
+    if document == own_tests_html(options.results):
+        document.unlink(missing_ok=True)
+    display(config).say(console.summary(results, report))
