@@ -15,6 +15,7 @@ from acceptance.requirements import load as load_requirements
 from acceptance.verdicts import Verdicts
 from fixtures import evidence, plan
 from fixtures.cases import Case
+from fixtures.devices import CPU
 from fixtures.internlm.models import is_tiny
 from fixtures.options import OPTIONS, ROOT, collect, ini_name
 from fixtures.progress import Display
@@ -53,7 +54,9 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     try:
         options = collect(config.getoption, config.getini)
-        config.stash[SETUP] = prepare(options)
+        config.stash[SETUP] = prepare(
+            options, launches=not (options.dry_run or options.evidence or config.option.collectonly)
+        )
         config.stash[REQUIREMENTS] = load_requirements(options.requirements, options.min_tgs, options.max_loss)
     except (SetupError, RequirementsError, ValueError) as error:
         raise pytest.UsageError(str(error)) from error
@@ -76,7 +79,7 @@ def asks_for_acceptance(config: pytest.Config) -> bool:
     folder = ROOT / "acceptance"
     for argument in config.args:
         path = (config.invocation_params.dir / argument.split("::")[0]).resolve()
-        if path == folder or folder in path.parents or path == ROOT:
+        if path in (folder, ROOT) or folder in path.parents:
             return True
     return False
 
@@ -123,6 +126,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     selected = {i.callspec.params["case"].name for i in session.items if hasattr(i, "callspec")}
     config.stash[SELECTED] = tuple(case for case in config.stash[SETUP].cases if case.name in selected)
     if leaves_results(config) and not is_worker(config):
+        refuse_nothing(config)
         show_plan(config, config.stash[SELECTED])
 
 
@@ -131,7 +135,19 @@ def pytest_xdist_node_collection_finished(node: object, ids: Sequence[str]) -> N
     if SETUP in config.stash and SELECTED not in config.stash:
         cases = config.stash[SETUP].cases
         config.stash[SELECTED] = tuple(case for case in cases if any(i.endswith(f"[{case.name}]") for i in ids))
+        refuse_nothing(config)
         show_plan(config, config.stash[SELECTED])
+
+
+def refuse_nothing(config: pytest.Config) -> None:
+    """Without an accelerator only tiny is collected: say so where a selection asked for more, and fail."""
+    setup = config.stash[SETUP]
+    if not config.stash[SELECTED] and setup.found.profile.name == CPU and not setup.options.evidence:
+        pytest.exit(
+            "ERROR: no accelerator was found, so only tiny is collected, and your selection takes none of its cases; "
+            "check the driver, name the family with --accelerator, or plan with --dry-run",
+            returncode=pytest.ExitCode.USAGE_ERROR,
+        )
 
 
 def show_plan(config: pytest.Config, cases: Sequence[Case]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -10,21 +10,24 @@ from typing import Any, Literal
 from acceptance.criteria import convergence, determinism, startup, throughput
 from acceptance.criteria.verdict import Verdict, Workload
 from acceptance.requirements import Requirements
-from fixtures import evidence, suite
+from fixtures import evidence, rules, suite
+from fixtures.cases import Case
 from fixtures.evidence import Attempt, EvidenceError
 from fixtures.internlm import flops
 from fixtures.internlm.log import LogError, Reading, read
+from fixtures.internlm.models import is_tiny
 
 SCHEMA = 1
-CRITERIA = ("startup", "throughput", "determinism", "convergence")
 RUNS_NEEDED = {
     "startup": ("speed",),
     "throughput": ("speed",),
     "determinism": ("repeat-1", "repeat-2"),
     "convergence": ("long",),
 }
+CRITERIA = tuple(RUNS_NEEDED)
 SHORT_CRITERIA = CRITERIA[:3]
-STEPS_OF_THE_PROCEDURE = 100
+STEPS = 100  # the procedure's length of a short run
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -37,19 +40,268 @@ class Policy:
 
 @dataclass
 class Judge:
-    """Judges the cases whose evidence lies under `results`. Readings of ended attempts are kept: they cannot change."""
+    """Judges the cases whose evidence lies under `results`, always from the latest attempt of each run."""
 
     results: Path
     requirements: Requirements
     policy: Policy = field(default_factory=Policy)
-    _readings: dict[Path, Reading | LogError] = field(default_factory=dict)
+    _readings: dict[Path, Reading] = field(default_factory=dict)
 
     def verdict(self, case: str, criterion: str) -> Verdict:
-        """The verdict of one criterion for one case, from the latest attempt of each run that it needs."""
-        attempts = [evidence.latest(self.results, case, run) for run in RUNS_NEEDED[criterion]]
-        if None in attempts:
-            return self._without_run(case, criterion, RUNS_NEEDED[criterion][attempts.index(None)])
+        """The verdict of one criterion for one case; what cannot be read is a fail, with the file named."""
         try:
-            return getattr(self, f"_{criterion}")(*attempts)
+            attempts = [self._latest(case, run) for run in RUNS_NEEDED[criterion]]
+            if None in attempts:
+                return self._without_run(case, criterion, RUNS_NEEDED[criterion][attempts.index(None)])
+            found = [attempt for attempt in attempts if attempt]
+            if criterion != "startup":
+                for attempt in found:
+                    if stopped := self._stopped(attempt, criterion):
+                        return stopped
+            judge = getattr(self, f"_{criterion}")
+            verdict: Verdict = judge(*found)
         except (EvidenceError, LogError) as error:
-            return Verdict("fail", f"{criterion}-unreadable", f"the evidence cannot be read: {error}")
+            return Verdict("fail", f"{criterion}-unreadable", f"The evidence cannot be read: {error}")
+        return verdict
+
+    def sustained_tgs(self, case: str) -> float:
+        """Sustained TGS of the speed run in tokens/GPU/s; 0.0 where there is none."""
+        return figure(self.verdict(case, "throughput"), "tgs")
+
+    def results_json(self, selected: Sequence[Case] = ()) -> dict[str, Any]:
+        """results.json: every case with evidence, and those of `selected` that have none yet."""
+        planned = {case.name: case.as_request() for case in selected}
+        names = [*planned, *(name for name in evidence.cases(self.results) if name not in planned)]
+        cases = [self._case(name, planned.get(name, {})) for name in sorted(names)]
+        models = [model_result(model, cases) for model in dict.fromkeys(case["model"] for case in cases)]
+        certifiable = [model for model in models if model["certifiable"]]
+        judged = [model for model in models if model["judged"]]
+        return {
+            "schema": SCHEMA,
+            "suite": suite.identity(),
+            "system": self._system([case["case"] for case in cases]),
+            "policy": {
+                "determinism": self.policy.determinism,
+                "reference": self.policy.reference.name if self.policy.reference else None,
+            },
+            "conformant": bool(certifiable) and all(model["conformant"] for model in judged),
+            "models": models,
+            "cases": cases,
+        }
+
+    # ---- one criterion each: the evidence that it needs, in the order of RUNS_NEEDED ----
+
+    def _startup(self, speed: Attempt) -> Verdict:
+        request = speed.request
+        return startup.judge(
+            self._reading(speed),
+            speed.end,
+            request["workload"]["steps"],
+            workload_of(request),
+            device_memory(speed, self._reading(speed)),
+        )
+
+    def _throughput(self, speed: Attempt) -> Verdict:
+        request = speed.request
+        minimum = self.requirements.minimum_tgs(request, request["accelerator"])
+        return throughput.judge(self._reading(speed).steps, workload_of(request), minimum)
+
+    def _determinism(self, first: Attempt, second: Attempt) -> Verdict:
+        length = min(STEPS, first.request["workload"]["steps"])
+        readings = self._reading(first), self._reading(second)
+        return determinism.judge(
+            readings[0].steps,
+            readings[1].steps,
+            self.policy.determinism,
+            workload_of(first.request),
+            length,
+            self._reference(first.request),
+        )
+
+    def _convergence(self, long: Attempt) -> Verdict:
+        request = long.request
+        workload = request["workload"]
+        return convergence.judge(
+            self._reading(long).steps,
+            workload_of(request),
+            self.requirements.maximum_loss(request),
+            workload["steps"],
+            workload.get("hours"),
+        )
+
+    def _reference(self, request: Mapping[str, Any]) -> None:
+        return None
+
+    def _stopped(self, attempt: Attempt, criterion: str) -> Verdict | None:
+        """The one line of a criterion whose run did not complete; startup tells the whole story."""
+        end = attempt.end
+        if attempt.request and not end:
+            return Verdict("fail", f"{criterion}-unfinished", f"The run {attempt.name} has not ended, or died unseen.")
+        failure = end.get("failure") or {}
+        if end and end.get("outcome") != "complete":
+            what = failure.get("summary") or f"it was {end.get('outcome')}"
+            return Verdict(
+                "fail",
+                f"{criterion}-run-failed",
+                f"The run {attempt.name} that it needs failed: {what}",
+                quoted=tuple(failure.get("quoted", ())) if criterion == "determinism" else (),
+            )
+        return None
+
+    def _without_run(self, case: str, criterion: str, run: str) -> Verdict:
+        if criterion != "convergence":
+            return Verdict("not run", f"{criterion}-not-run", f"not run: there is no {run} run of {case}")
+        for short in SHORT_CRITERIA:
+            verdict = self.verdict(case, short)
+            if verdict.outcome == "not run":
+                return Verdict("not run", "convergence-not-run", f"not run: {short} was not run")
+            if verdict.outcome != "pass":
+                reason = f"not run: no long run for a case whose {short} did not pass ({verdict.code})"
+                return Verdict("not run", "convergence-short-runs-failed", reason)
+        model = model_of(case)
+        for other in evidence.cases(self.results):
+            if other != case and model_of(other) == model and self._latest(other, run):
+                return Verdict("not run", "convergence-see-other-case", f"not run: see {other}")
+        return Verdict("not run", "convergence-not-run", f"not run: there is no {run} run of {case}")
+
+    # ---- evidence ----
+
+    def _latest(self, case: str, run: str) -> Attempt | None:
+        return evidence.latest(self.results, case, run)
+
+    def _reading(self, attempt: Attempt) -> Reading:
+        """What the logs say; kept once the attempt has ended, for then it cannot change."""
+        if attempt.path not in self._readings:
+            reading = read(attempt.logs)
+            if not attempt.end:
+                return reading
+            self._readings[attempt.path] = reading
+        return self._readings[attempt.path]
+
+    def _case(self, name: str, planned: Mapping[str, Any]) -> dict[str, Any]:
+        latest = {run: self._latest(name, run) for run in evidence.RUNS}
+        requests = {run: attempt.request for run, attempt in latest.items() if attempt}
+        request = next(iter(requests.values()), planned)
+        verdicts = {criterion: self.verdict(name, criterion) for criterion in CRITERIA}
+        layout = request.get("layout", {})
+        return {
+            "case": name,
+            "model": request.get("model", model_of(name)),
+            "dataset": request.get("dataset"),
+            "layout": {key: layout.get(key) for key in ("tp", "pp", "zero", "dp")},
+            "gpus": request.get("world", 0),
+            "runs": {run: str(attempt.path.relative_to(self.results)) for run, attempt in latest.items() if attempt},
+            "attempts": {
+                run: [attempt_json(a, self.results) for a in evidence.attempts(self.results, name, run)]
+                for run in evidence.RUNS
+                if latest[run]
+            },
+            "departures": departures(requests, self.requirements),
+            "criteria": {criterion: verdict.as_json() for criterion, verdict in verdicts.items()},
+        }
+
+    def _system(self, cases: Sequence[str]) -> dict[str, Any]:
+        """The machine, as its nodes say in the judged attempts; {} where none says anything."""
+        nodes: dict[str, dict[str, Any]] = {}
+        accelerators, versions = set(), set()
+        for case in cases:
+            for run in evidence.RUNS:
+                attempt = self._latest(case, run)
+                if attempt is None:
+                    continue
+                nodes |= {node["host"]: node for node in attempt.nodes if "host" in node}
+                accelerators.add(attempt.request.get("accelerator"))
+                versions.add(internlm_version(attempt.request))
+        return {
+            "accelerator": sorted(filter(None, accelerators)),
+            "internlm": sorted(filter(None, versions)),
+            "nodes": [nodes[host] for host in sorted(nodes)],
+        }
+
+
+def workload_of(request: Mapping[str, Any]) -> Workload:
+    figures = flops.workload(request)
+    return Workload(figures.seq_len, figures.global_batch, figures.world, figures.tflops_per_tgs, figures.entropy_floor)
+
+
+def device_memory(attempt: Attempt, reading: Reading) -> dict[int, float]:
+    """GiB of the device behind each rank, where nodes/ and the log's own binding lines say so."""
+    totals = {
+        (node.get("host"), device["index"]): device["memory_bytes"] / GIB
+        for node in attempt.nodes
+        for device in node.get("devices", [])
+        if device.get("memory_bytes")
+    }
+    return {rank: totals[place] for rank, place in reading.bindings.items() if place in totals}
+
+
+def departures(requests: Mapping[str, Mapping[str, Any]], requirements: Requirements) -> list[dict[str, str]]:
+    """What makes the case not certifiable, as {"code", "text"}; [] for a case by the rules."""
+    found: dict[str, str] = {}
+    for run, request in requests.items():
+        if not request:
+            found["logs-only"] = "logs without the suite's own request: what ran cannot be shown"
+            continue
+        steps = request["workload"]["steps"]
+        if run != "long" and steps < STEPS:
+            found["short-run"] = f"{run} has {steps} steps, the procedure asks for {STEPS}"
+        if run == "long":
+            required, hours, _ = requirements.long_run(request["model"])
+            if (required and steps < required) or (request["workload"].get("hours") or 1e9) < (hours or 0):
+                found["short-long-run"] = f"the long run was asked for {steps:,} steps, the model's own is {required:,}"
+        if request.get("open"):
+            broken = "; ".join(rules.departures(request.get("settings", {}))) or "no setting departs"
+            found["open"] = f"open: not certifiable ({broken})"
+        commit = request.get("suite", {}).get("commit")
+        if commit is None:
+            found["unknown-suite"] = "the suite was no git checkout: which one ran cannot be shown"
+        elif commit.endswith("-dirty"):
+            found["dirty-suite"] = f"the suite had uncommitted changes ({commit})"
+    return [{"code": code, "text": text} for code, text in sorted(found.items())]
+
+
+def model_result(model: str, cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Whether one of the model's cases passes all four criteria, and could be certified for it."""
+    own = [case for case in cases if case["model"] == model]
+    passed = [case for case in own if all(verdict["outcome"] == "pass" for verdict in case["criteria"].values())]
+    clean = [case for case in passed if not case["departures"]]
+    via = (clean or passed or [None])[0]
+    certifiable = not is_tiny(model) and any(not case["departures"] for case in own)
+    return {
+        "model": model,
+        "certifiable": certifiable,
+        "judged": any(v["outcome"] != "not run" for case in own for v in case["criteria"].values()),
+        "conformant": bool(clean) if certifiable else bool(passed),
+        "via": via["case"] if via else None,
+    }
+
+
+def attempt_json(attempt: Attempt, results: Path) -> dict[str, Any]:
+    end, request = attempt.end, attempt.request
+    return {
+        "path": str(attempt.path.relative_to(results)),
+        "number": attempt.number,
+        "outcome": end.get("outcome"),
+        "started": request.get("started"),
+        "seconds": end.get("seconds"),
+        "failure": (end.get("failure") or {}).get("class"),
+    }
+
+
+def figure(verdict: Verdict, name: str) -> float:
+    return next((float(m.value) for m in verdict.measurements if m.name == name and m.value is not None), 0.0)
+
+
+def internlm_version(request: Mapping[str, Any]) -> str | None:
+    source = request.get("internlm", {})
+    words = [
+        source.get("version"),
+        source.get("commit"),
+        "(bundled trainer)" if source.get("kind") == "bundled" else "",
+    ]
+    return " ".join(filter(None, words)) or None
+
+
+def model_of(case: str) -> str:
+    """`7B` of `7B-tp1-pp1-zero8`, `7B-sft` of `7B-sft-tp1-pp1-zero8`: what shares one long run."""
+    return case.partition("-tp")[0]
