@@ -111,5 +111,3 @@ class Workload:
     @property
     def tokens_per_step(self) -> int:
         return self.seq_len * self.global_batch
-
-

@@ -1,0 +1,117 @@
+"""Startup: training starts and keeps going without running out of memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from acceptance.criteria import whole
+from acceptance.criteria.codes import FAILURE_CLASSES
+from acceptance.criteria.verdict import Finding, Measurement, Verdict, Workload
+
+if TYPE_CHECKING:
+    from fixtures.internlm.log import Reading
+
+
+def judge(
+    reading: Reading,
+    end: Mapping[str, Any],
+    expected_steps: int,
+    workload: Workload | None = None,
+    device_memory: Mapping[int, float] | None = None,
+) -> Verdict:
+    """Pass when the run made all its steps, whole, and nothing that is on record says that it failed.
+
+    reading         what the logs say
+    end             end.json; empty where logs were brought from elsewhere
+    expected_steps  steps that the request asked for
+    workload        to check tokens per step; None: not checked
+    device_memory   GiB of each rank's device, where known: the limit of its peak
+
+    The exit status is never believed: 0 with steps missing fails, and so does a failure on record with all steps.
+    """
+    measurements = (*_seconds(end), *_memory(reading, device_memory or {}))
+    findings = _findings(reading, end, expected_steps)
+    failed = _failure(reading, end, expected_steps)
+    if failed is None:
+        fault = (
+            whole.fault(reading.steps, expected_steps, workload, reading.resumed)
+            or _too_many(reading, expected_steps)
+            or whole.not_finite(reading.steps)
+            or _contradicted(measurements)
+        )
+        failed = fault.verdict("startup") if fault else None
+    steps = Measurement("steps", len(reading.steps), "steps", "==", expected_steps)
+    if failed:
+        return Verdict("fail", failed.code, failed.reason, (steps, *measurements), findings, failed.quoted)
+    skipped = Measurement("skipped_updates", 0, "updates", "==", 0)
+    reason = f"All {expected_steps:,} steps ran, none skipped" + _peak(reading) + "."
+    return Verdict("pass", "startup-passed", reason, (steps, skipped, *measurements), findings)
+
+
+def _failure(reading: Reading, end: Mapping[str, Any], expected: int) -> Verdict | None:
+    """What end.json has against the run, None if nothing; the steps are not looked at further."""
+    outcome, failure = end.get("outcome"), end.get("failure")
+    seen = f"{len(reading.steps):,} of {expected:,} steps"
+    if failure:
+        name = FAILURE_CLASSES.get(failure.get("class", "unknown"), "unknown-failure")
+        rank = f" (rank {failure['rank']})" if failure.get("rank") is not None else ""
+        advice = f" {failure['advice']}" if failure.get("advice") else ""
+        reason = f"After {seen}: {str(failure.get('summary') or name).rstrip('.')}{rank}.{advice}"
+        return Verdict("fail", f"startup-{name}", reason, quoted=tuple(failure.get("quoted") or ()))
+    if outcome == "interrupted":
+        return Verdict("fail", "startup-interrupted", f"The run was interrupted after {seen}.")
+    if end and outcome != "complete":
+        status = end.get("exit_status")
+        reason = f"The run failed after {seen} with exit status {status}, and no line of the log says why."
+        return Verdict("fail", "startup-unknown-failure", reason)
+    return None
+
+
+def _too_many(reading: Reading, expected: int) -> whole.Fault | None:
+    n = len(reading.steps)
+    if n <= expected:
+        return None
+    return whole.Fault("too-many-steps", f"{n:,} steps ran where {expected:,} were asked for.")
+
+
+def _contradicted(measurements: tuple[Measurement, ...]) -> whole.Fault | None:
+    for m in measurements:
+        if m.limit is not None and m.value is not None and m.value > m.limit:
+            reason = f"The log reports {m.name} = {m.value:g} GiB, but the device has {m.limit:g} GiB."
+            return whole.Fault("memory-contradicted", reason)
+    return None
+
+
+def _seconds(end: Mapping[str, Any]) -> tuple[Measurement, ...]:
+    seconds = end.get("seconds_to_first_step")
+    return () if seconds is None else (Measurement("seconds_to_first_step", float(seconds), "s"),)
+
+
+def _memory(reading: Reading, totals: Mapping[int, float]) -> tuple[Measurement, ...]:
+    return tuple(
+        Measurement(f"peak_memory_rank_{rank}", memory.max_allocated, "GiB", "<=", totals[rank], "device memory")
+        if rank in totals
+        else Measurement(f"peak_memory_rank_{rank}", memory.max_allocated, "GiB")
+        for rank, memory in reading.memory.items()
+        if memory.max_allocated > 0 or rank in totals
+    )
+
+
+def _peak(reading: Reading) -> str:
+    peak = max((memory.max_allocated for memory in reading.memory.values()), default=0.0)
+    return f"; peak memory {peak:,.1f} GiB" if peak else ""
+
+
+def _findings(reading: Reading, end: Mapping[str, Any], expected: int) -> tuple[Finding, ...]:
+    found = [
+        Finding("odd-log", f"{odd.path.name}: {odd.text}" + (f" ({odd.count} times)" if odd.count > 1 else ""))
+        for odd in reading.oddities
+    ]
+    if not end:
+        found.append(Finding("end-not-recorded", "How the run ended is not on record (no end.json)."))
+    elif end.get("exit_status") not in (0, None) and len(reading.steps) >= expected:
+        found.append(Finding("exit-status", f"All steps are there, yet the exit status is {end['exit_status']}."))
+    elif end.get("exit_status") == 0 and len(reading.steps) < expected:
+        found.append(Finding("exit-status", "The exit status is 0 although steps are missing."))
+    return tuple(found)
