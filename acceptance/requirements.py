@@ -83,11 +83,7 @@ class Requirements:
                 and (found := _by_devices(row["tgs"], world))
             ):
                 figure, devices = found
-                note = (
-                    ""
-                    if devices in (None, world)
-                    else f" for {devices} devices, the nearest smaller on record"
-                )
+                note = "" if devices in (None, world) else f" for {devices} devices, the nearest smaller on record"
                 return figure, row.get("factor", 1.0), row["source"] + note
         return None
 
@@ -107,9 +103,7 @@ def _by_devices(figures: Any, world: int) -> tuple[float, int | None] | None:
     return figures[str(nearest)], nearest
 
 
-def load(
-    file: Path | None = None, min_tgs: float | None = None, max_loss: float | None = None
-) -> Requirements:
+def load(file: Path | None = None, min_tgs: float | None = None, max_loss: float | None = None) -> Requirements:
     """The requirements in force: options before the lab's file before the defaults.
 
     Raises RequirementsError.
@@ -126,9 +120,7 @@ def load(
 
 
 def _positive(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
-    )
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value) and value > 0
 
 
 def _text(value: Any) -> bool:
@@ -185,9 +177,7 @@ def _read(path: Path) -> dict[str, list[Row]]:
         raise RequirementsError(str(error)) from error
     for name, rows in tables.items():
         if name not in KEYS or not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise RequirementsError(
-                f"{path}: [{name}] is not known; the tables are [[tgs]], [[loss]] and [[long]]"
-            )
+            raise RequirementsError(f"{path}: [{name}] is not known; the tables are [[tgs]], [[loss]] and [[long]]")
         for number, row in enumerate(rows, 1):
             _check(f"{path}: [[{name}]] number {number} ({row.get('model', 'no model')})", name, row)
     return tables
@@ -201,9 +191,7 @@ def _check(where: str, table: str, row: Row) -> None:
         if not check(value):
             raise RequirementsError(f"{where}: {key} = {value!r}; {form} belongs here")
     if missing := [key for key in REQUIRED[table] if key not in row]:
-        raise RequirementsError(
-            f"{where}: {missing[0]} is missing: {KEYS[table][missing[0]][1]} belongs here"
-        )
+        raise RequirementsError(f"{where}: {missing[0]} is missing: {KEYS[table][missing[0]][1]} belongs here")
     if not any(key in row for key in ONE_OF[table]):
         raise RequirementsError(f"{where}: {' or '.join(ONE_OF[table])} is missing")
     if table == "loss" and all(key in row for key in ONE_OF[table]):
