@@ -24,7 +24,7 @@ class Requirement:
 class Measurement:
     """One figure; it decides a verdict only if it has a comparator and a finite limit.
 
-    `str()` is the formula that a reader checks: `4021 tokens/GPU/s >= 3670`.
+    `str()` is the formula that a reader checks: `tgs_lower95 4,021 >= 3,670 tokens/GPU/s`.
     """
 
     name: str
@@ -33,6 +33,10 @@ class Measurement:
     comparator: Comparator | None = None
     limit: float | int | None = None
     source: str = ""
+
+    def __str__(self) -> str:
+        limit = f" {self.comparator} {_shown(self.limit)}" if self.comparator else ""
+        return f"{self.name} {_shown(self.value)}{limit} {self.unit}".rstrip()
 
     def as_json(self) -> dict[str, Any]:
         """The measurement as results.json holds it; floats to 9 significant digits, NaN and infinity as null."""
@@ -44,6 +48,10 @@ class Measurement:
             "limit": rounded(self.limit),
             "source": self.source,
         }
+
+
+def _shown(value: float | int | None) -> str:
+    return "none" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
 
 
 @dataclass(frozen=True)
