@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from acceptance.criteria.verdict import Requirement
 from fixtures.cases import Layout
 from fixtures.internlm import flops
+from fixtures.internlm.models import is_tiny
 from fixtures.toml import load_toml
 
 DEFAULTS = Path(__file__).parents[1] / "configs" / "requirements.toml"
@@ -48,14 +50,14 @@ class Requirements:
     def expected_tgs(self, request: Request, family: str) -> float | None:
         """The figure that the minimum is a share of: to reckon hours with before anything is measured."""
         found = self._figure(request, family)
-        return found[0] if found and request["model"] != "tiny" else None
+        return found[0] if found and not is_tiny(request["model"]) else None
 
     def maximum_loss(self, request: Request) -> Requirement | None:
         """Maximum final loss of a case, nats per token; None where no number is on record."""
         if self.max_loss is not None:
             return Requirement(self.max_loss, LOSS_UNIT, "--max-loss")
         name = request_model(request)
-        row = next((row for row in self.loss if row["model"] == name), None)
+        row = next((row for row in self.loss if fnmatchcase(name, row["model"])), None)
         if row is None:
             return None
         if "maximum" in row:
@@ -68,7 +70,7 @@ class Requirements:
 
         (None, None, "") where nothing is on record.
         """
-        row: Row = next((row for row in self.long if row["model"] == model), {})
+        row: Row = next((row for row in self.long if fnmatchcase(model, row["model"])), {})
         return row.get("steps"), row.get("hours"), row.get("source", "")
 
     def _figure(self, request: Request, family: str) -> tuple[float, float, str] | None:
@@ -77,7 +79,7 @@ class Requirements:
         layout = {name: request["layout"][name] for name in ("tp", "pp", "zero", "fsdp", "mode", "wp")}
         for row in self.tgs:
             if (
-                row["model"] == request_model(request)
+                fnmatchcase(request_model(request), row["model"])
                 and row["layout"] in ("any", Layout(**layout).name)
                 and row.get("family", "any") in ("any", family)
                 and (found := _by_devices(row["tgs"], world))
@@ -140,7 +142,7 @@ def _steps(value: Any) -> bool:
 # key -> (check, what belongs there); those of REQUIRED must be there.
 KEYS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     "tgs": {
-        "model": (_text, "a model's name"),
+        "model": (_text, "a model's name, in which * stands for anything"),
         "layout": (_text, 'a layout as in the case\'s name, or "any"'),
         "family": (_text, 'a profile of configs/devices, or "any"'),
         "tgs": (_figures, "a TGS above 0, or a table of them by number of devices"),
@@ -149,14 +151,14 @@ KEYS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
         "source": (_text, "where the number comes from"),
     },
     "loss": {
-        "model": (_text, "a model's name"),
+        "model": (_text, "a model's name, in which * stands for anything"),
         "maximum": (_positive, "a loss above 0"),
         "entropy_floors": (_positive, "a number above 0"),
         "unit": (lambda v: v == LOSS_UNIT, f'"{LOSS_UNIT}"'),
         "source": (_text, "where the number comes from"),
     },
     "long": {
-        "model": (_text, "a model's name"),
+        "model": (_text, "a model's name, in which * stands for anything"),
         "steps": (_steps, "a whole number of steps"),
         "hours": (_positive, "hours above 0"),
         "source": (_text, "where the number comes from"),

@@ -4,7 +4,7 @@
 JOB_NAME = "13B"
 model_type = "INTERNLM"
 
-GLOBAL_BATCH = 512  # samples a step over all ranks: micro_bsz x micro_num x data parallel
+GLOBAL_BATCH = 512  # samples a step over all ranks: micro_bsz x micro_num x data parallel size
 SEQ_LEN = 2048
 HIDDEN_SIZE = 5120
 NUM_ATTENTION_HEAD = 40
