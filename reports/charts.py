@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -70,7 +70,6 @@ class Chart:
     height: int = 230
     note: str = ""  # what the eye should take from it, in words
     clip: tuple[float, float] | None = None  # y range to show where outliers would flatten the rest
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,8 @@ def _scales(chart: Chart, xs: Floats, ys: Floats) -> tuple[Scale, Scale]:
         y_low, y_high = y_low / 1.15, y_high * 1.15
     else:
         pad = (y_high - y_low) * 0.06 or abs(y_high) * 0.05 or 1.0
-        y_low, y_high = (y_low if chart.zero and y_low == 0 else y_low - pad), y_high + pad
+        room = 2.5 * pad if y_high in levels else pad  # a level's words stand above its line
+        y_low, y_high = (y_low if chart.zero and y_low == 0 else y_low - pad), y_high + room
     return (
         Scale(x_low, x_high, LEFT, WIDTH - RIGHT),
         Scale(y_low, y_high, chart.height - BOTTOM, TOP, log=chart.log),
@@ -210,9 +210,7 @@ def _axes(chart: Chart, x_scale: Scale, y_scale: Scale) -> list[str]:
         parts.append(f'<path class="axis" d="M{at:.1f} {floor}v4"/>')
         # a label under the corner would collide with the axis title; titles are in the caption instead
         anchor = "end" if at > WIDTH - RIGHT - 14 else "middle"
-        parts.append(
-            f'<text class="tick" x="{at:.1f}" y="{floor + 17}" text-anchor="{anchor}">{_tick(t)}</text>'
-        )
+        parts.append(f'<text class="tick" x="{at:.1f}" y="{floor + 17}" text-anchor="{anchor}">{_tick(t)}</text>')
     label = escape(clean(chart.x_label, 60))
     parts.append(
         f'<text class="label" x="{(LEFT + WIDTH - RIGHT) / 2:.0f}" y="{chart.height - 3}" text-anchor="middle">'
@@ -240,9 +238,7 @@ def _path(series: Series, x: Floats, y: Floats, x_scale: Scale, y_scale: Scale) 
             last = None
             continue
         point = int(at_x), int(at_y)
-        pen.append(
-            f"M{point[0]} {point[1]}h0" if last is None else f"l{point[0] - last[0]} {point[1] - last[1]}"
-        )
+        pen.append(f"M{point[0]} {point[1]}h0" if last is None else f"l{point[0] - last[0]} {point[1] - last[1]}")
         last = point
     return f'<g transform="scale(.1)"><path class="line {series.style}" d="{"".join(pen)}"/></g>'
 

@@ -76,7 +76,7 @@ def _losses(words: Words, ran: Mapping[str, Ran], reference: Any) -> Iterable[Ch
 
 
 def _reference(reference: Any) -> Floats | None:
-    losses = reference.get("loss") if isinstance(reference, dict) else None
+    losses = reference.get("losses") if isinstance(reference, dict) else None
     if not isinstance(losses, list) or not all(isinstance(v, (int, float)) for v in losses) or not losses:
         return None
     return np.asarray(losses, dtype=float)
@@ -105,9 +105,7 @@ def _differences(words: Words, first: Steps, second: Steps | None, reference: Fl
         lines.append(Series(label, first.step[:n].astype(float), loss[:n] - first.loss[:n], style))
     if not lines:
         return None
-    return Chart(
-        "difference", words("chart.difference"), words("axis.step"), words("axis.loss"), lines, height=150
-    )
+    return Chart("difference", words("chart.difference"), words("axis.step"), words("axis.loss"), lines)
 
 
 def _tgs(words: Words, steps: Steps, measured: Mapping[str, Any], warmup: int) -> Chart:

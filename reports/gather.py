@@ -87,20 +87,15 @@ def _try(attempt: Attempt, judged: bool, read: Read) -> tuple[Tried, log.Reading
             reading = read(attempt)
         except (log.LogError, OSError) as error:
             damage.append(str(error))
-    tried = Tried(
-        attempt, judged, parts["request"], parts["end"], tuple(parts["nodes"]), "; ".join(damage)
-    )
+    tried = Tried(attempt, judged, parts["request"], parts["end"], tuple(parts["nodes"]), "; ".join(damage))
     return tried, reading
 
 
 def _device_memory(nodes: tuple[Mapping[str, Any], ...]) -> float | None:
     """The smallest device's memory in GiB; None unless every device tells."""
     devices = [d for node in nodes for d in _list(node.get("devices")) if isinstance(d, dict)]
-    sizes = [next((d[k] for k in MEMORY_KEYS if isinstance(d.get(k), (int, float))), None) for d in devices]
-    return min(sizes) / GIB if sizes and None not in sizes and min(sizes) > 0 else None
-
-
-MEMORY_KEYS = ("memory_total", "memory_bytes", "total_memory", "memory")
+    sizes = [d.get("memory_bytes") for d in devices]
+    return min(sizes) / GIB if sizes and all(isinstance(s, int) and s > 0 for s in sizes) else None
 
 
 def _list(value: Any) -> list[Any]:

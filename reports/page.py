@@ -24,7 +24,7 @@ from reports import text
 from reports.gather import Read, gather, read_logs
 from reports.language import Words
 from reports.results import CRITERIA, load
-from reports.view import build
+from reports.view import build, when
 
 TEMPLATES = Path(__file__).parent / "templates"
 NAME = "conformance.html"
@@ -90,7 +90,7 @@ def render(
         words=words,
         view=view,
         criteria=CRITERIA,
-        judged_at=judged_at.isoformat(sep=" ", timespec="seconds"),
+        judged_at=when(judged_at.isoformat()),
         css=Markup(_file("page.css")),
         js=script,
         tests=Markup(Markup.escape(tests)) if tests else None,
@@ -160,5 +160,3 @@ def _write_whole(path: Path, page: str) -> Path:
         Path(name).unlink(missing_ok=True)
         raise
     return path
-
-

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -26,7 +28,11 @@ HOLDS = {
     "==": lambda a, b: a == b,
 }
 SIGN = {">=": "≥", ">": ">", "<=": "≤", "<": "<", "==": "="}
+LAYOUT = ("tp", "pp", "zero", "dp")
+UNSAID = ("schema", "clock", "id_digest", "diff_sha256")  # of no use to a reader
+LONG_TEXT = 300  # characters; longer values are folded
 QUOTED_LINES, QUOTED_LENGTH = 40, 600
+RANK = re.compile(r"(\w+)_rank_(\d+)")
 WARMUP = 10  # steps; the throughput criterion's own where it says so in its measurements
 
 
@@ -101,7 +107,7 @@ class Row:
     reason: str
     command: str
     digest: str
-    environment: Sequence[tuple[str, str]]
+    environment: Sequence[str]
     damage: str
 
 
@@ -147,10 +153,18 @@ class View:
     counts: Sequence[tuple[str, int]]
     attention: Sequence[tuple[str, str, str, str]]  # anchor, case, outcome, text
     cases: Sequence[Case]
-    system: Sequence[tuple[str, str]]
-    tables: Sequence[Table]
-    raw: Sequence[tuple[str, str]]
+    machine: Sequence[Machine]
     digest: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One record of the machine: a node's own, or what holds for the whole session."""
+
+    title: str
+    pairs: Sequence[tuple[str, str]]
+    tables: Sequence[Table]
+    texts: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -169,8 +183,7 @@ def build(words: Words, results: Mapping[str, Any], digest: str, found: Mapping[
     bar = _bar(words, results)
     heading, tone, sentence = _statement(words, results, not bar)
     counts = Counter(j.outcome for case in cases for j in case.judged)
-    system, tables = _system(words, results["system"])
-    nodes = [node for e in found.values() for t in e.tried if t.judged for node in t.nodes]
+    nodes = _nodes(results["system"], found)
     return View(
         heading=heading,
         tone=tone,
@@ -181,9 +194,8 @@ def build(words: Words, results: Mapping[str, Any], digest: str, found: Mapping[
         counts=[(outcome, counts[outcome]) for outcome in ("pass", "fail", "inconclusive", "not run")],
         attention=list(_attention(words, cases)),
         cases=cases,
-        system=system,
-        tables=tables,
-        raw=_raw(nodes),
+        machine=[_machine(words, {k: v for k, v in results["system"].items() if k != "nodes"}, results["suite"])]
+        + [_machine(words, node) for node in nodes],
         digest=digest,
     )
 
@@ -199,8 +211,10 @@ def _bar(words: Words, results: Mapping[str, Any]) -> list[str]:
     if results["suite"]["commit"] is None:
         reasons.append(words("bar.no_commit"))
     certifiable = results.get("certifiable", any(m["certifiable"] for m in results["models"]))
-    if certifiable is not True and not reasons:
-        reasons.append(words("bar.no_model" if results["models"] else "bar.nothing"))
+    if certifiable is not True:
+        every = [_departure(words, d) for case in results["cases"] for d in _list(case.get("departures"))]
+        own = [text for text in every if text not in reasons]
+        reasons += own or ([] if reasons else [words("bar.no_model" if results["models"] else "bar.nothing")])
     return list(dict.fromkeys(reasons))
 
 
@@ -215,7 +229,7 @@ def _departure(words: Words, departure: Any) -> str:
 
 def _statement(words: Words, results: Mapping[str, Any], certifiable: bool) -> tuple[str, str, str]:
     """Heading, tone and first sentence. Nothing but a certifiable, conformant result reads like one."""
-    models = results["models"]
+    models = [m for m in results["models"] if m.get("judged", True)]
     conform = words("form.comma").join(m["model"] for m in models if m["conformant"])
     if results["conformant"] and certifiable:
         return words("statement.conformant"), "pass", words("statement.conformant_text", models=conform)
@@ -228,6 +242,8 @@ def _statement(words: Words, results: Mapping[str, Any], certifiable: bool) -> t
 
 
 def _model(words: Words, model: Mapping[str, Any], anchors: Mapping[str, str]) -> Model:
+    if not model.get("judged", True):
+        return Model(model["model"], "not run", model["certifiable"], words("model.not_judged"), None)
     if model["conformant"]:
         key = "model.conforms" if model["certifiable"] else "model.conforms_uncertifiable"
         sentence = words(key, case=model["via"])
@@ -237,33 +253,22 @@ def _model(words: Words, model: Mapping[str, Any], anchors: Mapping[str, str]) -
     return Model(model["model"], outcome, model["certifiable"], sentence, anchors.get(model["via"]))
 
 
-def _facts(
-    words: Words, results: Mapping[str, Any], found: Mapping[str, Evidence]
-) -> list[tuple[str, str]]:
+def _facts(words: Words, results: Mapping[str, Any], found: Mapping[str, Evidence]) -> list[tuple[str, str]]:
     system, suite = results["system"], results["suite"]
-    requests = [t.request for e in found.values() for t in e.tried if t.judged and t.request]
-    pairs = [
-        ("devices", _devices(words, system.get("devices"))),
-        ("host", _flat(system.get("host"))),
-        ("driver", _flat(system.get("driver"))),
-        ("torch", _flat(system.get("torch"))),
-        ("internlm", _flat(system.get("internlm") or _common(requests, "internlm"))),
-        ("python", _flat(system.get("python"))),
-        ("suite", words("statement.suite", version=suite["version"], commit=suite["commit"] or "–")),
-        ("runs", _period(found)),
-    ]
+    nodes = [node for node in _list(system.get("nodes")) if isinstance(node, dict)]
+    devices = [*_list(system.get("devices")), *(d for node in nodes for d in _list(node.get("devices")))]
+    pairs = [("devices", _devices(words, devices))]
+    for key in ("accelerator", "host", "driver", "torch", "internlm", "python", "cpu"):
+        values = [system.get(key)] if system.get(key) else [node.get(key) for node in nodes]
+        pairs.append((key, words("form.comma").join(dict.fromkeys(filter(None, map(_flat, values))))))
+    commit = suite["commit"] or "–"
+    short = commit[:12] + ("-dirty" if commit.endswith("-dirty") else "")
+    pairs += [("suite", words("statement.suite", version=suite["version"], commit=short)), ("runs", _period(found))]
     return [(words.label("system", key), text) for key, text in pairs if text]
 
 
-def _common(requests: Sequence[Mapping[str, Any]], key: str) -> Any:
-    values = [r.get(key) for r in requests]
-    return values[0] if values and all(v == values[0] for v in values) else None
-
-
-def _devices(words: Words, devices: Any) -> str:
+def _devices(words: Words, devices: Sequence[Any]) -> str:
     """`8 × NVIDIA H100 80GB HBM3`, whichever form the devices come in."""
-    if not isinstance(devices, list):
-        return _flat(devices)
     names = Counter(_flat(d.get("name") or d.get("model") or d) if isinstance(d, dict) else str(d) for d in devices)
     return words("form.comma").join(f"{count} × {name}" for name, count in names.items())
 
@@ -275,8 +280,8 @@ def _period(found: Mapping[str, Evidence]) -> str:
     ends = sorted(filter(None, (_moment(t.end.get("ended")) for t in judged)))
     if not starts:
         return ""
-    first = _when(starts[0].isoformat())
-    return f"{first} – {_when(ends[-1].isoformat())}" if ends else first
+    first = when(starts[0].isoformat())
+    return f"{first} – {when(ends[-1].isoformat())}" if ends else first
 
 
 def _moment(text: Any) -> datetime | None:
@@ -287,7 +292,7 @@ def _moment(text: Any) -> datetime | None:
     return moment if moment.tzinfo else None
 
 
-def _when(text: Any) -> str:
+def when(text: Any) -> str:
     """An ISO time as recorded, to the second, with its UTC offset; anything else as it stands."""
     moment = _moment(text)
     if moment is None:
@@ -347,23 +352,20 @@ def _case(words: Words, case: Mapping[str, Any], found: Evidence, anchor: str) -
     )
 
 
-def _case_facts(
-    words: Words, case: Mapping[str, Any], request: Mapping[str, Any]
-) -> list[tuple[str, str]]:
+def _case_facts(words: Words, case: Mapping[str, Any], request: Mapping[str, Any]) -> list[tuple[str, str]]:
     workload = request.get("workload") if isinstance(request.get("workload"), dict) else {}
     pairs = [
-        *((f"{key}", value) for key, value in case["layout"].items()),
+        *sorted(case["layout"].items(), key=lambda pair: (LAYOUT + (pair[0],)).index(pair[0])),
         ("gpus", case["gpus"]),
         ("nodes", request.get("nodes")),
         *((key, workload.get(key)) for key in ("seq_len", "micro_bsz", "micro_num", "global_batch")),
         ("seed", request.get("seed")),
-        ("deterministic", request.get("deterministic")),
     ]
     return [(words.label("facts", key), _flat(value)) for key, value in pairs if value is not None]
 
 
 def _judged(words: Words, name: str, criterion: Mapping[str, Any]) -> Judged:
-    figures = [_figure(words, m) for m in criterion["measurements"]]
+    figures = [_figure(words, m) for m in _worst_ranks(criterion["measurements"])]
     deciding = [f for f in figures if f.limit]
     failing = [f for f in deciding if f.holds is False]
     return Judged(
@@ -385,11 +387,31 @@ def _judged(words: Words, name: str, criterion: Mapping[str, Any]) -> Judged:
     )
 
 
+def _worst_ranks(measurements: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The measurements without those per rank that hold and are not the greatest: the chart shows each rank."""
+    ranks = [m for m in measurements if RANK.fullmatch(m["name"]) and m["value"] is not None]
+    greatest = max(ranks, key=lambda m: m["value"], default=None)
+    for measurement in measurements:
+        limit, sign = measurement["limit"], measurement["comparator"]
+        holds = sign is None or limit is None or measurement not in ranks or HOLDS[sign](measurement["value"], limit)
+        if not RANK.fullmatch(measurement["name"]) or measurement is greatest or not holds:
+            yield measurement
+
+
+def _label(words: Words, name: str) -> str:
+    """A measurement's name: the table's, with the rank where it ends in one."""
+    rank = RANK.fullmatch(name)
+    if rank:
+        return words.label("measurements", rank[1]) + words("form.rank", rank=rank[2])
+    return words.label("measurements", name)
+
+
 def _reason(words: Words, criterion: Mapping[str, Any], deciding: Sequence[Figure]) -> str:
     """The judge's sentence; in another language the code's meaning and the figures, never translated prose."""
     if words.language == "en":
         return criterion["reason"]
-    meaning = words.name("codes", criterion["code"]) or criterion["code"]
+    code = criterion["code"]
+    meaning = words.name("codes", code) or words.name("codes", code.partition("-")[2]) or code
     formulas = words("form.semicolon").join(f.formula for f in deciding)
     return meaning + (words("form.colon") + formulas if formulas else "") + words("form.stop")
 
@@ -399,7 +421,7 @@ def _figure(words: Words, measurement: Mapping[str, Any]) -> Figure:
     deciding = sign is not None and limit is not None
     texts = pair(value, limit) if deciding else (number(value), "")
     return Figure(
-        label=words.label("measurements", measurement["name"]),
+        label=_label(words, measurement["name"]),
         value=texts[0],
         unit=words.name("units", measurement["unit"]) or measurement["unit"],
         sign=SIGN[sign] if deciding else "",
@@ -448,16 +470,21 @@ def _row(words: Words, tried: Tried) -> Row:
         judged=tried.judged,
         outcome=outcome,
         outcome_word=words.label("run_outcomes", outcome),
-        started=_when(request.get("started")),
+        started=when(request.get("started")),
         took=duration(_float(end.get("seconds"))),
         first_step=duration(_float(end.get("seconds_to_first_step"))),
         steps=number(end.get("steps_seen")) if isinstance(end.get("steps_seen"), int) else "–",
         reason=words.label("failures", str(failure["class"])) if failure.get("class") else "",
-        command=" ".join(map(str, command)) if isinstance(command, list) else _flat(command),
+        command=shlex.join(map(str, command)) if isinstance(command, list) else _flat(command),
         digest=_flat(request.get("config_sha256")),
-        environment=sorted((str(k), str(v)) for k, v in environment.items()) if isinstance(environment, dict) else [],
+        environment=_settings(environment) if isinstance(environment, dict) else [],
         damage=tried.damage,
     )
+
+
+def _settings(environment: Mapping[str, Any]) -> list[str]:
+    """Environment variables as a shell would set them; null is one that was taken away."""
+    return [f"unset {k}" if v is None else f"{k}={shlex.quote(str(v))}" for k, v in sorted(environment.items())]
 
 
 def _failure(words: Words, tried: Tried) -> Failure | None:
@@ -484,24 +511,43 @@ def _failure(words: Words, tried: Tried) -> Failure | None:
 # ---------------------------------------------------------------- the machine
 
 
-def _system(words: Words, system: Mapping[str, Any]) -> tuple[list[tuple[str, str]], list[Table]]:
-    """Whatever the system record holds: plain values as pairs, lists of objects as tables."""
+def _nodes(system: Mapping[str, Any], found: Mapping[str, Evidence]) -> list[Mapping[str, Any]]:
+    """What each node said of itself, once a host: as results.json has it, else from the judged attempts."""
+    judged = (node for e in found.values() for t in e.tried if t.judged for node in t.nodes)
+    listed = [node for node in _list(system.get("nodes")) if isinstance(node, dict)]
+    return list({str(node.get("host")): node for node in listed or judged}.values())
+
+
+def _machine(words: Words, record: Mapping[str, Any], suite: Mapping[str, Any] | None = None) -> Machine:
+    """Whatever a record holds: plain values as pairs, lists of objects as tables, long text folded."""
     pairs: list[tuple[str, str]] = []
     tables: list[Table] = []
-    for path, value in _leaves(system, ()):
+    texts: list[tuple[str, str]] = []
+    for path, value in [*_leaves(record, ()), *_leaves({"suite": suite} if suite else {}, ())]:
         title = " · ".join(words.label("system", part) for part in path)
-        if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-            columns = list(dict.fromkeys(key for item in value for key in item))
-            tables.append(
-                Table(
-                    title,
-                    [words.label("system", str(c)) for c in columns],
-                    [[_flat(item.get(c)) for c in columns] for item in value],
-                )
-            )
-        elif value not in (None, "", [], {}):
-            pairs.append((title, _flat(value)))
-    return pairs, tables
+        if path[-1] in UNSAID or value in (None, "", [], {}):
+            continue
+        if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            tables.append(_table(words, title, value))
+        elif isinstance(value, str) and ("\n" in value or len(value) > LONG_TEXT):
+            texts.append((title, value))
+        else:
+            pairs.append((title, _sized(path[-1], value)))
+    host = record.get("host") if suite is None else None
+    return Machine(words("machine.node", host=host) if host else "", list(dict.fromkeys(pairs)), tables, texts)
+
+
+def _table(words: Words, title: str, items: Sequence[Mapping[str, Any]]) -> Table:
+    columns = list(dict.fromkeys(key for item in items for key in item))
+    rows = [[_sized(column, item.get(column)) for column in columns] for item in items]
+    return Table(title, [words.label("system", str(column)) for column in columns], rows)
+
+
+def _sized(key: str, value: Any) -> str:
+    """A value as text; bytes as GiB."""
+    if key.endswith("bytes") and isinstance(value, int):
+        return f"{number(value / 2**30)} GiB"
+    return _flat(value)
 
 
 def _leaves(value: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -511,18 +557,6 @@ def _leaves(value: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[t
             yield from _leaves(inner, here)
         else:
             yield here, inner
-
-
-def _raw(nodes: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
-    """Each node's vendor-tool output, once."""
-    raw: dict[tuple[str, str], None] = {}
-    for node in nodes:
-        for key in ("raw", "vendor_tool", "vendor_output", "topology"):
-            value = node.get(key)
-            texts = value.items() if isinstance(value, dict) else [(key, value)] if value else []
-            for name, text in texts:
-                raw[f"{node.get('host', '')} · {name}", text if isinstance(text, str) else _flat(text)] = None
-    return list(raw)
 
 
 def _flat(value: Any) -> str:

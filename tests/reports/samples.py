@@ -58,13 +58,19 @@ def _line(run: Steps, i: int) -> str:
         f"tgs/{k}={tgs} " for k in ("last_tgs_1", "tgs_all", "tgs_avg", "tgs_SMA", "last_tgs_10", "last_tgs_50")
     )
     return (
-        f"{moment:%Y-%m-%d %H:%M:%S},{moment.microsecond // 1000:03d}\tINFO training_internlm.py:600 in "
-        f"record_current_batch_training_metrics -- tflops={run.tflops[i]!r} step={run.step[i]} loss={run.loss[i]!r} "
-        f"real_tgs={tgs} tgs (tokens/gpu/second)={tgs} {rates}lr=0.0001 loss_scale=65536.0 "
-        f"grad_norm={{'0_default': {run.grad_norm['0_default'][i]!r}, '1_fp32': 0.0}} micro_num=4 "
-        f"num_consumed_tokens={run.consumed_tokens[i]} inf_nan_skip_batches=0 num_samples_in_batch=8 "
-        "largest_length=2048 largest_batch=8 smallest_batch=8 adam_beta2=0.95 fwd_bwd_time=1.5\n"
-    ).replace("np.float64(", "").replace(")=", "@").replace(")", "").replace("@", ")=")
+        (
+            f"{moment:%Y-%m-%d %H:%M:%S},{moment.microsecond // 1000:03d}\tINFO training_internlm.py:600 in "
+            f"record_current_batch_training_metrics -- tflops={run.tflops[i]!r} step={run.step[i]} loss={run.loss[i]!r} "
+            f"real_tgs={tgs} tgs (tokens/gpu/second)={tgs} {rates}lr=0.0001 loss_scale=65536.0 "
+            f"grad_norm={{'0_default': {run.grad_norm['0_default'][i]!r}, '1_fp32': 0.0}} micro_num=4 "
+            f"num_consumed_tokens={run.consumed_tokens[i]} inf_nan_skip_batches=0 num_samples_in_batch=8 "
+            "largest_length=2048 largest_batch=8 smallest_batch=8 adam_beta2=0.95 fwd_bwd_time=1.5\n"
+        )
+        .replace("np.float64(", "")
+        .replace(")=", "@")
+        .replace(")", "")
+        .replace("@", ")=")
+    )
 
 
 def request(case: str, run: str, attempt: int, **changes) -> dict:
@@ -92,7 +98,10 @@ NODE = {
     "kernel": "Linux-5.15", "cpu": "AMD EPYC 7742 x 128", "problems": [], "utc_offset": 28800,
 }  # fmt: skip
 SYSTEM = {
-    **{k: NODE[k] for k in ("host", "accelerator", "devices", "driver", "torch", "internlm", "python", "collective", "cpu")},
+    **{
+        k: NODE[k]
+        for k in ("host", "accelerator", "devices", "driver", "torch", "internlm", "python", "collective", "cpu")
+    },
     "suite": {"version": "0.1.0", "commit": "0f" * 20},
 }
 
@@ -130,7 +139,7 @@ def attempt(results: Path, case: str, run: str, number: int, logs: str | None, e
     return folder.relative_to(results).as_posix()
 
 
-def telemetry(folder: Path, seconds: float = 3400.0) -> None:
+def telemetry(folder: Path, seconds: float = 3700.0) -> None:
     """Eight devices, watched every ten seconds from the start of the run."""
     with (folder / "telemetry.jsonl").open("w") as file:
         for at in np.arange(0, seconds, 10.0):
@@ -222,8 +231,11 @@ def vendor(results: Path, long_steps: int = 2000) -> Path:
     telemetry(results / runs["speed"])
     long = steps(long_steps, 3)
     runs["long"] = attempt(results, good, "long", 1, log_text(long), complete(long_steps, 71.9 * 3600))
-    reference = {"name": "7B-A100-dp8", "loss": [round(float(v) * 1.004, 6) for v in steps(100, 1).loss]}
-    unsure = {run: attempt(results, second, run, 1, log_text(other), complete(100)) for run in ("speed", "repeat-1", "repeat-2")}
+    reference = {"name": "7B-A100-dp8", "losses": [round(float(v) * 1.004, 6) for v in steps(100, 1).loss]}
+    unsure = {
+        run: attempt(results, second, run, 1, log_text(other), complete(100))
+        for run in ("speed", "repeat-1", "repeat-2")
+    }
     diverged = steps(100, 4)
     drift = np.where(np.arange(100) < 12, 0, np.random.default_rng(5).normal(0, 0.02, 100))
     again = Steps(**{**vars(diverged), "loss": diverged.loss + drift})
