@@ -1,0 +1,248 @@
+"""Telemetry from real processes and stub tools; NVIDIA's library is replaced, since CI has no GPU."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import psutil
+import pytest
+
+from fixtures import devices, telemetry
+from fixtures.devices import Device, Tool
+from fixtures.telemetry import Command, Nvml, Processes, Stream, Watcher, peaks, watch
+
+CHIPS = [Device(0, "SN-A", "chip", 1 << 30, "0"), Device(1, "SN-B", "chip", 1 << 30, "1")]
+LINE = r"^(?P<index>\d+) (?P<id>\S+) (?P<memory_used>\S+) (?P<power_w>\S+)$"
+
+
+def until(condition):
+    end = time.monotonic() + 30
+    while time.monotonic() < end:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError("it never came")
+
+
+def script(folder, name, text):
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def rows(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def rank():
+    code = "import sys; held = bytearray(60_000_000); print(flush=True); sys.stdin.read()"
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process.stdout.readline()
+    yield psutil.Process(process.pid)
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_cpu_ranks_have_their_resident_memory_recorded(rank, tmp_path):
+    path = tmp_path / "telemetry.jsonl"
+    watcher = watch({"accelerator": "cpu", "gpus": 1, "environment": {"X": None}}, lambda: {0: rank}, path)
+    watcher.sample()
+    watcher.close()
+    (row,) = rows(path)
+    assert row["rank"] == 0
+    assert row["memory_used"] == pytest.approx(rank.memory_info().rss, rel=0.2)
+    assert row["memory_used"] > 60_000_000
+    assert abs(row["time"] - time.time()) < 60
+    assert peaks(path) == {0: row["memory_used"]}
+    assert watcher.problems == []
+
+
+def test_a_sample_is_taken_once_a_second_however_often_it_is_asked_for(tmp_path):
+    asked = []
+    source = SimpleNamespace(rows=lambda: asked.append(1) or [{"rank": 0}], close=lambda: None)
+    watcher = Watcher(source, tmp_path / "t.jsonl")
+    for _ in range(100):
+        watcher.sample()
+    watcher.close()
+    assert len(asked) == 1
+
+
+def test_ranks_are_searched_for_seldom_once_all_are_there(rank):
+    searches = []
+
+    def ranks():
+        searches.append(1)
+        return {0: rank}
+
+    complete, missing = Processes(ranks, 1), Processes(ranks, 2)
+    for source in (complete, missing):
+        source.rows()
+        source.rows()
+    assert len(searches) == 2
+    assert missing.due < complete.due
+
+
+def test_a_rank_that_ended_is_left_out(rank):
+    source = Processes(lambda: {0: rank, 1: psutil.Process()}, 2)
+    assert [row["rank"] for row in source.rows()] == [0, 1]
+    rank.kill()
+    until(lambda: not rank.is_running() or rank.status() == psutil.STATUS_ZOMBIE)
+    os.waitid(os.P_PID, rank.pid, os.WEXITED | os.WNOWAIT)
+    assert [row["rank"] for row in source.rows() if row["memory_used"]] == [1]
+
+
+def test_a_tool_that_prints_once_is_run_again_and_again(tmp_path):
+    command = script(tmp_path, "tool", f"echo x >> {tmp_path}/runs; echo '1 SN-B 300 200.5'; echo '0 SN-A 100 N/A'")
+    source = Command(Tool((command,), LINE), CHIPS)
+    assert source.rows() == []
+    got = until(source.rows)
+    assert got == [
+        {"rank": 0, "device": "SN-A", "memory_used": 100 << 20},
+        {"rank": 1, "device": "SN-B", "memory_used": 300 << 20, "power_w": 200.5},
+    ]
+    assert until(source.rows) == got
+    source.close()
+    assert len((tmp_path / "runs").read_text().split()) >= 2
+
+
+def test_devices_without_an_id_are_told_by_their_place(tmp_path):
+    command = script(tmp_path, "tool", "echo 'used 5'; echo 'used 7'")
+    source = Command(Tool((command,), r"^used (?P<memory_used>\d+)$"), [CHIPS[1]])
+    source.rows()
+    assert until(source.rows) == [{"rank": 0, "device": "SN-B", "memory_used": 7 << 20}]
+    source.close()
+
+
+def test_a_tool_that_hangs_is_ended_and_named(tmp_path):
+    command = script(tmp_path, "tool", f"echo $$ > {tmp_path}/pid; exec sleep 1000")
+    source = Command(Tool((command,), LINE, seconds=0.3), CHIPS)
+    source.rows()
+    pid = int(until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text()))
+    watcher = Watcher(source, tmp_path / "t.jsonl")
+    until(lambda: setattr(watcher, "_due", 0) or watcher.sample() or watcher.problems)
+    assert "took more than 0.3 s" in watcher.problems[0]
+    assert not psutil.pid_exists(pid)
+    watcher.close()
+
+
+@pytest.mark.parametrize(("text", "wrong"), [("echo nonsense", "tells nothing"), ("exit 3", "tells nothing")])
+def test_a_tool_that_tells_nothing_is_named_once_and_the_run_goes_on(tmp_path, text, wrong):
+    source = Command(Tool((script(tmp_path, "tool", text),), LINE), CHIPS)
+    watcher = Watcher(source, tmp_path / "t.jsonl")
+    until(lambda: setattr(watcher, "_due", 0) or watcher.sample() or watcher.problems)
+    for _ in range(20):
+        watcher._due = 0
+        watcher.sample()
+        time.sleep(0.01)
+    watcher.close()
+    assert len(watcher.problems) == 1
+    assert wrong in watcher.problems[0]
+
+
+def test_a_tool_that_goes_on_printing_is_started_once(tmp_path):
+    text = f'echo x >> {tmp_path}/runs; i=0; while :; do i=$((i+1)); echo "1 SN-B $i 1"; sleep 0.02; done'
+    source = Stream(Tool((script(tmp_path, "tool", text),), LINE, continuous=True), CHIPS)
+    used = []
+    until(lambda: used.extend(row["memory_used"] >> 20 for row in source.rows()) or len(used) > 20)
+    pid = source.process.pid
+    source.close()
+    assert used == list(range(1, len(used) + 1)), "a line was lost or read twice"
+    assert (tmp_path / "runs").read_text() == "x\n"
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_stream_that_ends_is_named(tmp_path):
+    source = Stream(Tool((script(tmp_path, "tool", "echo '0 SN-A 1 1'"),), LINE, continuous=True), CHIPS)
+    watcher = Watcher(source, tmp_path / "t.jsonl")
+    until(lambda: setattr(watcher, "_due", 0) or watcher.sample() or watcher.problems)
+    watcher.close()
+    assert "ended" in watcher.problems[0]
+
+
+class Library:
+    """NVML as far as it is asked: GPU-1 tells no power, GPU-2 has fallen off the bus."""
+
+    NVML_TEMPERATURE_GPU = NVML_CLOCK_SM = 0
+
+    class NVMLError(Exception):
+        pass
+
+    def __getattr__(self, name):
+        figures = {
+            "nvmlDeviceGetHandleByUUID": lambda identity: identity,
+            "nvmlDeviceGetMemoryInfo": lambda h: SimpleNamespace(used=5 << 30),
+            "nvmlDeviceGetPowerUsage": lambda h: 650_500,
+            "nvmlDeviceGetTemperature": lambda h, kind: 61,
+            "nvmlDeviceGetUtilizationRates": lambda h: SimpleNamespace(gpu=97),
+            "nvmlDeviceGetClockInfo": lambda h, kind: 1755,
+        }
+
+        def ask(handle, *more):
+            if (name, handle) == ("nvmlDeviceGetPowerUsage", "GPU-1") or (
+                handle == "GPU-2" and not name.startswith("nvmlDeviceGetHandle")
+            ):
+                raise self.NVMLError("not supported, or lost")
+            return figures[name](handle, *more)
+
+        return ask
+
+
+def test_nvml_tells_what_it_can():
+    chosen = [Device(i, f"GPU-{i}", "GPU") for i in (0, 1, 2)]
+    full = {"memory_used": 5 << 30, "power_w": 650.5, "temperature_c": 61, "utilization": 97, "clock_mhz": 1755}
+    assert Nvml(Library(), chosen).rows() == [
+        {"rank": 0, "device": "GPU-0", **full},
+        {"rank": 1, "device": "GPU-1", **{k: v for k, v in full.items() if k != "power_w"}},
+        {"rank": 2, "device": "GPU-2"},
+    ]
+
+
+def test_devices_that_cannot_be_found_leave_a_run_without_telemetry_and_say_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "nvml", lambda: None)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    watcher = watch({"accelerator": "nvidia", "gpus": 1, "environment": {}}, dict, tmp_path / "t.jsonl")
+    watcher.sample()
+    watcher.close()
+    assert watcher.problems == ["no telemetry: nvidia-smi is not on PATH"]
+    assert not (tmp_path / "t.jsonl").exists()
+
+
+def test_an_unwritable_folder_ends_telemetry_not_the_run(tmp_path):
+    source = SimpleNamespace(rows=lambda: [{"rank": 0}], close=lambda: None)
+    watcher = Watcher(source, tmp_path / "missing" / "t.jsonl")
+    watcher.sample()
+    assert "cannot be written (No such file or directory)" in watcher.problems[0]
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the machine has no /dev/full")  # noqa: PTH110
+def test_a_full_disk_ends_telemetry_not_the_run():
+    from pathlib import Path
+
+    source = SimpleNamespace(rows=lambda: [{"rank": 0}], close=lambda: None)
+    watcher = Watcher(source, Path("/dev/full"))
+    watcher.sample()
+    watcher._due = 0
+    watcher.sample()
+    watcher.close()
+    assert watcher.problems == ["telemetry ends here: it cannot be written (No space left on device)"]
+
+
+def test_peaks_by_rank_pass_over_what_was_cut_short(tmp_path):
+    path = tmp_path / "t.jsonl"
+    lines = [{"rank": 0, "memory_used": 5}, {"rank": 1, "memory_used": 9}, {"rank": 0, "memory_used": 7}, {"rank": 1}]
+    path.write_text("\n".join(map(json.dumps, lines)) + '\n[1]\n{"rank": 1, "memory_us')
+    assert peaks(path) == {0: 7, 1: 9}
+    assert peaks(tmp_path / "none") == {}
+
+
+def test_a_family_without_telemetry_has_none():
+    profile = devices.profiles()["nvidia"]
+    bare = devices.Profile(profile.name, profile.title, "test", profile.torch)
+    assert telemetry.source(bare, CHIPS, dict, 2) is None
