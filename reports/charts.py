@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from reports.text import clean, number
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 520, 56, 14, 12, 34  # user units; text is 12 of them high
 BUCKETS = 240  # a curve keeps at most two points a bucket: about one a device pixel
+EXTREME = 1e30  # no figure of a run is as large, nor as small as its inverse
 TENTHS = 10  # paths are in tenths of a user unit, as integers
 
 
@@ -101,7 +103,7 @@ def thin(x: Floats, y: Floats, buckets: int = BUCKETS) -> tuple[Floats, Floats]:
     finite = np.isfinite(y)
     low, high = np.where(finite, y, np.inf), np.where(finite, y, -np.inf)
     keep = {0, n - 1}
-    for start, end in zip(edges[:-1], edges[1:], strict=True):
+    for start, end in pairwise(edges):
         keep |= {start + int(low[start:end].argmin()), start + int(high[start:end].argmax())}
     rows = np.array(sorted(keep))
     return x[rows], y[rows]
@@ -109,10 +111,10 @@ def thin(x: Floats, y: Floats, buckets: int = BUCKETS) -> tuple[Floats, Floats]:
 
 def draw(chart: Chart) -> tuple[Markup, dict[str, Any]] | None:
     """The chart as `<svg>` and the values behind it for hovering; None where no finite value is left to draw."""
-    thinned = [(s, *_thin_for(chart, s)) for s in chart.series]
+    thinned = [(s, *_thin_for(chart, s.x, drawable(s.y, chart.log))) for s in chart.series]
     xs = np.concatenate([x for _, x, _ in thinned]) if thinned else np.empty(0)
     ys = np.concatenate([y for _, _, y in thinned]) if thinned else np.empty(0)
-    ys = ys[np.isfinite(ys) & ((ys > 0) | (not chart.log))]
+    ys = ys[np.isfinite(ys)]
     if not len(ys):
         return None
     x_scale, y_scale = _scales(chart, xs, ys)
@@ -138,8 +140,22 @@ def draw(chart: Chart) -> tuple[Markup, dict[str, Any]] | None:
     return Markup(svg), values
 
 
-def _thin_for(chart: Chart, series: Series) -> tuple[Floats, Floats]:
-    return (series.x, series.y) if chart.kind == "bars" else thin(series.x, series.y)
+def drawable(y: Floats, log: bool = False) -> Floats:
+    """`y` with NaN for what no axis can hold: infinite, absurdly large, on a log axis not positive.
+
+    A log can claim any figure; arithmetic on 1e308 overflows, and no honest loss, TGS or wattage is near 1e30.
+    """
+    y = np.where(np.abs(y) < EXTREME, y, np.nan)
+    tiny = np.abs(y) < 1 / EXTREME
+    return np.where(tiny | (y < 0), np.nan, y) if log else np.where(tiny, 0.0, y)
+
+
+def _thin_for(chart: Chart, x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    return (x, y) if chart.kind == "bars" else thin(x, y)
+
+
+def _fits(value: float | None, log: bool) -> bool:
+    return value is not None and bool(np.isfinite(drawable(np.float64(value), log)))
 
 
 def _short(value: float) -> float | int | None:
@@ -158,9 +174,8 @@ def _scales(chart: Chart, xs: Floats, ys: Floats) -> tuple[Scale, Scale]:
     if x_high == x_low:
         x_low, x_high = x_low - 0.5, x_high + 0.5
     y_low, y_high = chart.clip or (float(ys.min()), float(ys.max()))
-    levels = [level.value for level in chart.levels if math.isfinite(level.value)]
-    levels += [v for s in chart.spans for v in (s.y0, s.y1) if v is not None and math.isfinite(v)]
-    levels = [v for v in levels if v > 0 or not chart.log]
+    levels = [level.value for level in chart.levels] + [v for s in chart.spans for v in (s.y0, s.y1)]
+    levels = [v for v in levels if _fits(v, chart.log)]
     y_low, y_high = min([y_low, *levels]), max([y_high, *levels])
     if chart.zero:
         y_low = min(0.0, y_low)
@@ -182,7 +197,7 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
-    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [float(f"{i * step:.12g}") for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
 def log_ticks(low: float, high: float) -> list[float]:
@@ -264,8 +279,8 @@ def _spans(chart: Chart, x_scale: Scale, y_scale: Scale) -> list[str]:
     parts = []
     for span in chart.spans:
         x0, x1 = (float(np.clip(x_scale(v), LEFT, WIDTH - RIGHT)) for v in (span.x0, span.x1))
-        y0 = float(y_scale(span.y0)) if span.y0 is not None else chart.height - BOTTOM
-        y1 = float(y_scale(span.y1)) if span.y1 is not None else TOP
+        y0 = float(y_scale(span.y0)) if _fits(span.y0, chart.log) else chart.height - BOTTOM
+        y1 = float(y_scale(span.y1)) if _fits(span.y1, chart.log) else TOP
         if x1 > x0:
             parts.append(
                 f'<rect class="span {span.style}" x="{x0:.1f}" y="{min(y0, y1):.1f}" '
@@ -277,7 +292,7 @@ def _spans(chart: Chart, x_scale: Scale, y_scale: Scale) -> list[str]:
 def _levels(chart: Chart, y_scale: Scale) -> list[str]:
     parts = []
     for level in chart.levels:
-        if not math.isfinite(level.value) or (chart.log and level.value <= 0):
+        if not _fits(level.value, chart.log):
             continue
         y = float(y_scale(level.value))
         above = y - 5 if y > TOP + 18 else y + 14

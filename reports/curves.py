@@ -56,13 +56,13 @@ def _losses(words: Words, ran: Mapping[str, Ran], reference: Any) -> Iterable[Ch
         for n, steps in ((1, first), (2, second))
         if steps is not None
     ]
+    if not lines:
+        return
     curve = _reference(reference)
     if curve is not None:
         name = str(reference.get("name") or reference.get("source") or "")
         label = words("curve.reference") + (f" ({name})" if name else "")
         lines.append(Series(label, np.arange(len(curve), dtype=float), curve, "reference"))
-    if not lines:
-        return
     yield Chart(
         "loss",
         words("chart.loss"),
@@ -103,7 +103,7 @@ def _differences(words: Words, first: Steps, second: Steps | None, reference: Fl
     for label, loss, style in others:
         n = min(len(first), len(loss))
         lines.append(Series(label, first.step[:n].astype(float), loss[:n] - first.loss[:n], style))
-    if not lines:
+    if not any(line.y.any() for line in lines):  # equal repeats are said in words under the losses
         return None
     return Chart("difference", words("chart.difference"), words("axis.step"), words("axis.loss"), lines)
 

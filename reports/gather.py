@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -60,7 +61,7 @@ def gather(root: Path, case: Mapping[str, Any], read: Read) -> Evidence:
         if claimed is not None and judged is None:
             missing.append(f"{run}: {claimed}")
         for attempt in found:
-            one, reading = _try(attempt, attempt is judged, read)
+            one, reading = _try(attempt, attempt is judged, read, f"{root}{os.sep}")
             tried.append(one)
             if reading is not None:
                 ran[run] = Ran(
@@ -73,7 +74,7 @@ def gather(root: Path, case: Mapping[str, Any], read: Read) -> Evidence:
     return Evidence(tuple(tried), ran, tuple(missing))
 
 
-def _try(attempt: Attempt, judged: bool, read: Read) -> tuple[Tried, log.Reading | None]:
+def _try(attempt: Attempt, judged: bool, read: Read, root: str) -> tuple[Tried, log.Reading | None]:
     damage = []
     parts: dict[str, Any] = {"request": {}, "end": {}, "nodes": []}
     for part in parts:
@@ -87,7 +88,9 @@ def _try(attempt: Attempt, judged: bool, read: Read) -> tuple[Tried, log.Reading
             reading = read(attempt)
         except (log.LogError, OSError) as error:
             damage.append(str(error))
-    tried = Tried(attempt, judged, parts["request"], parts["end"], tuple(parts["nodes"]), "; ".join(damage))
+    tried = Tried(
+        attempt, judged, parts["request"], parts["end"], tuple(parts["nodes"]), "; ".join(damage).replace(root, "")
+    )
     return tried, reading
 
 

@@ -15,7 +15,6 @@ import tempfile
 from datetime import datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -120,6 +119,7 @@ def _framed(document: str) -> str:
     """pytest-html's document made fit for a sandboxed frame."""
     document = document.replace("\r\n", "\n").replace("\0", "\N{REPLACEMENT CHARACTER}")
     document = document.encode("utf-8", "replace").decode("utf-8")
+    document = document.replace(' onclick="location.reload()"', "")  # a handler that the policy would not run
     shim = f"<script>{_STORAGE}</script>"
     head = re.search(r"<head[^>]*>", document, re.IGNORECASE)
     return document[: head.end()] + shim + document[head.end() :] if head else shim + document

@@ -47,11 +47,7 @@ class Figure:
     limit: str
     source: str
     holds: bool | None
-
-    @property
-    def formula(self) -> str:
-        required = f" {self.sign} {self.limit}" if self.limit else ""
-        return f"{self.label} {self.value}{required} {self.unit}".strip()
+    formula: str  # all of it in one line
 
 
 @dataclass(frozen=True)
@@ -355,7 +351,7 @@ def _case(words: Words, case: Mapping[str, Any], found: Evidence, anchor: str) -
 def _case_facts(words: Words, case: Mapping[str, Any], request: Mapping[str, Any]) -> list[tuple[str, str]]:
     workload = request.get("workload") if isinstance(request.get("workload"), dict) else {}
     pairs = [
-        *sorted(case["layout"].items(), key=lambda pair: (LAYOUT + (pair[0],)).index(pair[0])),
+        *sorted(case["layout"].items(), key=lambda pair: (*LAYOUT, pair[0]).index(pair[0])),
         ("gpus", case["gpus"]),
         ("nodes", request.get("nodes")),
         *((key, workload.get(key)) for key in ("seq_len", "micro_bsz", "micro_num", "global_batch")),
@@ -420,13 +416,16 @@ def _figure(words: Words, measurement: Mapping[str, Any]) -> Figure:
     value, limit, sign = (measurement.get(key) for key in ("value", "limit", "comparator"))
     deciding = sign is not None and limit is not None
     texts = pair(value, limit) if deciding else (number(value), "")
+    label, unit = _label(words, measurement["name"]), words.name("units", measurement["unit"]) or measurement["unit"]
+    formula = f"{label} {texts[0]} {unit}".rstrip()
     return Figure(
-        label=_label(words, measurement["name"]),
+        label=label,
         value=texts[0],
-        unit=words.name("units", measurement["unit"]) or measurement["unit"],
+        unit=unit,
         sign=SIGN[sign] if deciding else "",
         limit=texts[1],
         source=measurement.get("source") or "",
+        formula=formula + (words("form.required", sign=SIGN[sign], limit=texts[1]) if deciding else ""),
         holds=HOLDS[sign](value, limit) if deciding and value is not None else False if deciding else None,
     )
 
