@@ -256,10 +256,10 @@ time.time_ns = lambda: int(_set_back() * 1e9)
 """
 
 
-def start_with_jumping_clock(attempt: Attempt) -> Any:
-    """Start the run where the wall clock is set back an hour in its eighth second."""
+def start_with_jumping_clock(attempt: Attempt, clock: str = CLOCK) -> Any:
+    """Start the run where the wall clock is set back an hour after a few seconds."""
     (attempt.path / "clock").mkdir()
-    (attempt.path / "clock" / "sitecustomize.py").write_text(CLOCK, encoding="utf-8")
+    (attempt.path / "clock" / "sitecustomize.py").write_text(clock, encoding="utf-8")
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(attempt.path / "clock")
     try:
