@@ -91,8 +91,9 @@ def findings(loss: Floats) -> tuple[Finding, ...]:
     """The health of the trajectory, shape (n,); decides nothing."""
     if len(loss) < 50:
         return ()
-    smooth = _running_median(loss, max(5, len(loss) // 200 * 2 + 1))
-    looks = (_spikes(loss, smooth), _plateau(smooth), _rising(smooth))
+    width = max(5, len(loss) // 200 * 2 + 1)
+    smooth = _running_median(loss, width)
+    looks = (_spikes(loss, np.maximum(smooth, np.roll(smooth, width))), _plateau(smooth), _rising(smooth))
     return tuple(finding for finding in looks if finding is not None)
 
 
@@ -104,6 +105,7 @@ def _running_median(loss: Floats, width: int) -> Floats:
 
 
 def _spikes(loss: Floats, smooth: Floats) -> Finding | None:
+    """`smooth` is the higher of this block's median and the one's before: a steep fall is no spike."""
     high = np.flatnonzero(loss > 1.5 * smooth + 0.1)
     high = high[high >= 10]  # the loss falls fast at first
     if not len(high):
