@@ -303,6 +303,7 @@ for parameter in engine.model.parameters():
     parameter.data.fill_(float("nan"))"""
 
 WAIT_AFTER_COMPLAINT = """\
+print("STRUCK", time.time(), flush=True)
 print("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 172.00 MiB", flush=True)
 time.sleep(1000)"""
 
