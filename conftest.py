@@ -18,13 +18,14 @@ from fixtures.cases import Case
 from fixtures.devices import CPU
 from fixtures.internlm.models import is_tiny
 from fixtures.options import OPTIONS, ROOT, collect, ini_name
-from fixtures.progress import Display
+from fixtures.progress import Display, Screen
 from fixtures.runs import Runs, write_plan
 from fixtures.setup import Setup, SetupError, prepare
 
 SETUP = pytest.StashKey[Setup]()
 REQUIREMENTS = pytest.StashKey[Requirements]()
 DISPLAY = pytest.StashKey[Display]()
+SUMMARY = pytest.StashKey[str]()
 SELECTED = pytest.StashKey[tuple[Case, ...]]()
 
 
@@ -179,7 +180,7 @@ def display(config: pytest.Config) -> Display:
         if terminal is None or is_worker(config):
             config.stash[DISPLAY] = Display(results)
         else:
-            config.stash[DISPLAY] = Display(results, terminal._tw._file, terminal.ensure_newline)
+            config.stash[DISPLAY] = Display(results, Screen(terminal))
             config.pluginmanager.register(config.stash[DISPLAY])
     return config.stash[DISPLAY]
 
@@ -223,6 +224,8 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, obj
 
 def hand_over(config: pytest.Config) -> None:
     """results.json and conformance.html from all evidence, and the verdict table."""
+    from pytest_html.basereport import BaseReport
+
     from reports import console, page  # not needed to collect
 
     options = config.stash[SETUP].options
@@ -237,4 +240,13 @@ def hand_over(config: pytest.Config) -> None:
     )
     if document == own_tests_html(options.results):
         document.unlink(missing_ok=True)
-    display(config).say(console.summary(results, report))
+        for plugin in [p for p in config.pluginmanager.get_plugins() if isinstance(p, BaseReport)]:
+            config.pluginmanager.unregister(plugin)  # it would name a file that is now part of our page
+    config.stash[SUMMARY] = console.summary(results, report)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if SUMMARY in config.stash:
+        terminalreporter.section("verdicts")
+        terminalreporter.write(config.stash[SUMMARY] + "\n")
