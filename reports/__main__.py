@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "html": "make the conformance report of a results folder again",
+    "history": "keep the nights and compare them: import, export, pin, page, prune",
     "reference": "make a reference loss curve from evidence",
 }
 

@@ -64,7 +64,7 @@ def write(
         evidence=evidence,
         read=read,
     )
-    return _write_whole(results / NAME, page)
+    return write_whole(results / NAME, page)
 
 
 def render(
@@ -84,16 +84,20 @@ def render(
     root = evidence or results
     view = build(words, judged, digest, {c["case"]: gather(root, c, read) for c in judged["cases"]})
     tests = _framed(tests_html) if tests_html else None
-    script = Markup(_file("page.js"))
-    return _template().render(
-        words=words,
-        view=view,
-        criteria=CRITERIA,
-        judged_at=when(judged_at.isoformat()),
-        css=Markup(_file("page.css")),
-        js=script,
-        tests=Markup(Markup.escape(tests)) if tests else None,
-        csp=Markup(_policy([str(script)] + (_scripts(tests) if tests else []))),
+    script = Markup(read_template("page.js"))
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(
+            words=words,
+            view=view,
+            criteria=CRITERIA,
+            judged_at=when(judged_at.isoformat()),
+            css=Markup(read_template("page.css")),
+            js=script,
+            tests=Markup(Markup.escape(tests)) if tests else None,
+            csp=Markup(policy([str(script)] + (_scripts(tests) if tests else []))),
+        )
     )
 
 
@@ -102,7 +106,7 @@ def timeless(page: str) -> str:
     return _JUDGING.sub("<!--judging--><!--/judging-->", page)
 
 
-def _policy(scripts: list[str]) -> str:
+def policy(scripts: list[str]) -> str:
     """A policy under which only the scripts known here run and nothing can be fetched from or sent anywhere."""
     hashes = sorted({f"'sha256-{_digest(code)}'" for code in scripts})
     return (
@@ -131,24 +135,26 @@ def _scripts(document: str) -> list[str]:
 
 
 @cache
-def _file(name: str) -> str:
+def read_template(name: str) -> str:
+    """A file of templates/, as it stands."""
     return (TEMPLATES / name).read_text(encoding="utf-8")
 
 
 @cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """Templates in which every value is made visible and escaped."""
+    made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         finalize=text.finalize,
         undefined=jinja2.StrictUndefined,
         trim_blocks=False,
     )
-    environment.filters["cap"] = lambda value, limit: Markup(Markup.escape(text.clean(value, limit)))
-    return environment.get_template("page.html.j2")
+    made.filters["cap"] = lambda value, limit: Markup(Markup.escape(text.clean(value, limit)))
+    return made
 
 
-def _write_whole(path: Path, page: str) -> Path:
+def write_whole(path: Path, page: str) -> Path:
     """A reader never sees half a report; a full disk leaves the old one."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

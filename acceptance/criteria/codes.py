@@ -68,6 +68,14 @@ CODES: dict[str, str] = {
     "convergence-clock-contradicted": "the hours of training contradict the self-reported TGS",
     "convergence-see-other-case": "another case of the model has the long run",
     "convergence-short-runs-failed": "no long run, because a short run of the case failed",
+    "regression-unchanged": "nothing changed against the baseline",
+    "regression-improved": "a figure is better than the baseline; refresh it with a pin",
+    "regression-too-few-nights": "the history has too few nights to compare with",
+    "regression-tgs": "sustained TGS is lower than the baseline",
+    "regression-memory": "peak memory is higher than the baseline",
+    "regression-startup": "the first step comes later than the baseline's",
+    "regression-loss-changed": "the losses are no longer bit-equal to the baseline's",
+    "regression-no-figure": "tonight left no figure where earlier nights have one",
 }
 
 FINDINGS: dict[str, str] = {

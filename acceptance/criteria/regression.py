@@ -16,6 +16,7 @@ Pure: rows of the history in, comparisons and one verdict out.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,6 +67,7 @@ class Night:
 
     night     the history's number of the night
     label     date for people
+    started   seconds since the epoch
     figures   by name of FIGURES; None where the night left none
     curve     digest of loss and grad_norm of the deterministic run; None where there is none
     repeats   whether both deterministic runs of the night are bit-equal
@@ -75,6 +77,7 @@ class Night:
 
     night: int
     label: str
+    started: float
     figures: Mapping[str, float | None]
     curve: str | None = None
     repeats: bool = False
@@ -275,6 +278,49 @@ def _explain(between: Mapping[str, tuple[str, str]]) -> str:
     return "; with it changed " + ", ".join(f"{key} ({old} to {new})" for key, (old, new) in between.items())
 
 
+@dataclass(frozen=True)
+class ChangePoint:
+    """Where a figure left its level: the first night after, by which share, and what else changed with it.
+
+    `change` is None for losses: they are equal or not.
+    """
+
+    night: Night
+    outcome: Change
+    text: str
+    change: float | None = None
+
+
+def change_points(figure: Figure, nights: Sequence[Night]) -> tuple[tuple[ChangePoint, ...], tuple[Level, ...]]:
+    """Every change of a figure over `nights` (oldest first), each against the level before it, and the levels, whose
+    `start` and `stop` index those nights that have the figure."""
+    own = [night for night in nights if _usable(night.figures.get(figure.name))]
+    if not own:
+        return (), ()
+    found = levels([float(night.figures[figure.name] or 0) for night in own], figure.worse, figure.floor)
+    points = []
+    for before, after in itertools.pairwise(found.levels):
+        change, low, high = _between_levels(before, after, found)
+        night, between = own[after.start], _changed(own[after.start - 1].context, own[after.start].context)
+        text = f"{figure.title} {change:+.1%} ({low:+.1%} to {high:+.1%}){_explain(between)}"
+        points.append(ChangePoint(night, "regressed" if change * figure.worse > 0 else "improved", text, change))
+    return tuple(points), found.levels
+
+
+def loss_changes(nights: Sequence[Night]) -> tuple[ChangePoint, ...]:
+    """Every night whose losses are not bit-equal to those of the night before, among those that repeat their own."""
+    own = [night for night in nights if night.curve is not None and night.repeats]
+    return tuple(
+        ChangePoint(
+            after,
+            "regressed",
+            f"losses changed: {_first_difference(before, after)}{_explain(_changed(before.context, after.context))}",
+        )
+        for before, after in itertools.pairwise(own)
+        if before.curve != after.curve
+    )
+
+
 # ---- losses --------------------------------------------------------------------------------------------------
 
 
@@ -393,7 +439,7 @@ class Tracker:
         return max(self.powers[b] - self.powers[a] - (self.sums[b] - self.sums[a]) ** 2 / (b - a), 0.0)
 
     def _statistic(self, a: int, k: int, b: int) -> tuple[float, int]:
-        """Student's t of the means of nights k..b-1 and a..k-1, the noise pooled over all that is known; its freedom."""
+        """Student's t of the means of nights k..b-1 and a..k-1, with the noise of all nights; its freedom."""
         squares = self.squares + self._within(a, k) + self._within(k, b)
         freedom = self.freedom + (b - a) - 2
         if a:
