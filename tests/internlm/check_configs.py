@@ -13,7 +13,7 @@ from pathlib import Path
 
 os.environ["INTERNLM_ACCELERATOR"] = "cuda"  # its checks depend on the kind of device, none is touched
 
-import torch.distributed as dist  # noqa: E402
+import torch.distributed as dist
 
 # As it is in InternLM once a process group is there.
 dist.new_group = lambda ranks, **_: tuple(ranks)
