@@ -6,13 +6,14 @@ import uuid
 from collections.abc import Generator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from acceptance.judge import CRITERIA, Judge, Policy
 from acceptance.requirements import Requirements, RequirementsError
 from acceptance.requirements import load as load_requirements
-from acceptance.verdicts import Verdicts
+from acceptance.verdicts import Verdicts, properties
 from fixtures import evidence, plan
 from fixtures.cases import Case
 from fixtures.devices import CPU
@@ -22,11 +23,15 @@ from fixtures.progress import Display, Screen
 from fixtures.runs import Runs, write_plan
 from fixtures.setup import Setup, SetupError, prepare
 
+if TYPE_CHECKING:
+    from reports.history.nightly import Nightly
+
 SETUP = pytest.StashKey[Setup]()
 REQUIREMENTS = pytest.StashKey[Requirements]()
 DISPLAY = pytest.StashKey[Display]()
 SUMMARY = pytest.StashKey[str]()
 SELECTED = pytest.StashKey[tuple[Case, ...]]()
+NIGHTLY: pytest.StashKey[Nightly] = pytest.StashKey()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,6 +66,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[REQUIREMENTS] = load_requirements(options.requirements, options.min_tgs, options.max_loss)
     except (SetupError, RequirementsError, ValueError) as error:
         raise pytest.UsageError(str(error)) from error
+    register_history(config)
     if options.dry_run:
         config.option.dist, config.option.tx = "no", []
     if leaves_results(config):
@@ -69,6 +75,30 @@ def pytest_configure(config: pytest.Config) -> None:
         if not config.option.htmlpath:
             config.option.htmlpath = str(own_tests_html(options.results))
             config.option.self_contained_html = True
+
+
+def register_history(config: pytest.Config) -> None:
+    """The nights' file, where --history is given; what makes no sense without it is refused."""
+    options = config.stash[SETUP].options
+    if options.history:
+        from reports.history.nightly import Nightly  # not needed by anybody else
+
+        config.stash[NIGHTLY] = Nightly(options, config.stash[SETUP].results)
+        config.pluginmanager.register(config.stash[NIGHTLY])
+        return
+    for name, value in (
+        ("--compare", options.compare),
+        ("--fail-on-regression", options.fail_on_regression),
+        ("--summary", options.summary),
+    ):
+        if value:
+            raise pytest.UsageError(f"{name} compares with earlier nights; say where they are: --history FILE")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """test_regression.py is there for --fail-on-regression alone."""
+    asked = SETUP in config.stash and config.stash[SETUP].options.fail_on_regression
+    return True if collection_path.name == "test_regression.py" and not asked else None
 
 
 def own_tests_html(results: Path) -> Path:
@@ -188,6 +218,8 @@ def display(config: pytest.Config) -> Display:
 def pytest_sessionstart(session: pytest.Session) -> None:
     if leaves_results(session.config) and not is_worker(session.config):
         display(session.config).start()
+        if NIGHTLY in session.config.stash:
+            session.config.stash[NIGHTLY].begin()
 
 
 @pytest.fixture(scope="session")
@@ -202,6 +234,15 @@ def runs(pytestconfig: pytest.Config) -> Runs:
 def verdicts(pytestconfig: pytest.Config, runs: Runs) -> Verdicts:
     """The verdict of each criterion, once its runs are there."""
     return Verdicts(runs, judge(pytestconfig), pytestconfig.stash[SELECTED])
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
+    """The verdict's code and figures go with the test's report, into junit.xml, from xdist's workers too."""
+    verdicts = getattr(item, "funcargs", {}).get("verdicts")
+    if call.when == "call" and isinstance(verdicts, Verdicts) and verdicts.last is not None:
+        item.user_properties += properties(verdicts.last)
+        verdicts.last = None
 
 
 def judge(config: pytest.Config) -> Judge:

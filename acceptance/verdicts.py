@@ -7,26 +7,32 @@ from dataclasses import dataclass
 
 import pytest
 
-from acceptance.criteria.verdict import Verdict
+from acceptance.criteria.verdict import Verdict, rounded
 from acceptance.judge import RUNS_NEEDED, SHORT_CRITERIA, Judge
 from fixtures.cases import Case
 from fixtures.runs import Runs
 
 
-@dataclass(frozen=True)
+@dataclass
 class Verdicts:
     """The verdicts of one session; `selected` are the cases that -k and -m left."""
 
     runs: Runs
     judge: Judge
     selected: Sequence[Case]
+    last: Verdict | None = None  # what the running test came to: its figures become properties in JUnit's file
 
     def require(self, case: Case, criterion: str) -> None:
         """Pass, fail or skip the calling test by the verdict of one criterion."""
         if criterion != "convergence" or self._deserves_long_run(case):
             for run in RUNS_NEEDED[criterion]:
                 self.runs.need(case, run)
-        show(self.judge.verdict(case.name, criterion))
+        self.show(self.judge.verdict(case.name, criterion))
+
+    def show(self, verdict: Verdict) -> None:
+        """A verdict as the calling test's outcome."""
+        self.last = verdict
+        show(verdict)
 
     def _deserves_long_run(self, case: Case) -> bool:
         """Short runs come first, of all cases of the model: one long run a model, for the fastest that passed."""
@@ -56,6 +62,13 @@ def show(verdict: Verdict) -> None:
     if verdict.outcome == "not run":
         pytest.skip(message)
     pytest.fail(message, pytrace=False)
+
+
+def properties(verdict: Verdict) -> list[tuple[str, str]]:
+    """What JUnit's file says beside the outcome: the code, and every figure with what was required."""
+    figures = [(m.name, m) for m in verdict.measurements if m.value is not None]
+    required = [(f"{name}_required", f"{m.comparator} {rounded(m.limit)}") for name, m in figures if m.comparator]
+    return [("code", verdict.code), *((name, str(rounded(m.value))) for name, m in figures), *required]
 
 
 def message_of(verdict: Verdict) -> str:

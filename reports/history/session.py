@@ -70,11 +70,12 @@ class Session:
         tonight = store.night_of(
             0, {row["run"]: {**row, **when, "losses": rows.curves.get(row["curve"])} for row in rows.runs}
         )
-        with store.opened(self.path) as connection:
+        with store.opened(self.path, create=True) as connection:
             nights, accepted = baseline(connection, line, self.compare)
+            reused = store.known(connection, [short[0]["digest"]])  # an earlier night's, and on record
         if self.compare and accepted is None:
             return Verdict("not run", "regression-too-few-nights", f"not run: {_not_pinned(self.compare, case)}")
-        return regression.judge((*nights, tonight), accepted, cut=bool(self.compare))
+        return regression.judge(nights if reused else (*nights, tonight), accepted, cut=bool(self.compare))
 
     def finish(self, results: Mapping[str, Any], read: Read | None = None) -> list[Compared]:
         """Write what ended since the session began, and compare it. `results` is results.json."""

@@ -1,0 +1,71 @@
+"""The history's part in a pytest session: conftest.py registers one `Nightly` where --history is given."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from acceptance.criteria.verdict import Verdict
+from acceptance.verdicts import Verdicts
+from fixtures.cases import Case
+from fixtures.options import Options
+from fixtures.runs import SHORT
+from reports import summary
+from reports.history import calendar, store
+from reports.history.session import Session, import_evidence
+from reports.history.store import HistoryError
+
+LOOKED_BACK = 30  # nights whose gaps and changes are told after tonight's
+
+
+class Nightly:
+    """Begins the night, judges it for test_regression, writes and shows it at the end."""
+
+    def __init__(self, options: Options, results: Path) -> None:
+        self.options = options
+        self.session = Session(options.history, results, options.compare, platform.node())
+
+    def begin(self) -> None:
+        """Called once, in the controller. Raises pytest.UsageError where the history or the pin cannot be used."""
+        try:
+            self.session.begin()
+        except HistoryError as error:
+            raise pytest.UsageError(f"--history {error}") from error
+
+    @pytest.fixture(scope="session")
+    def tonight(self, verdicts: Verdicts) -> Callable[[Case], Verdict]:
+        """Case -> tonight's verdict against the history, once its short runs are there."""
+
+        def verdict(case: Case) -> Verdict:
+            for run in SHORT:
+                verdicts.runs.need(case, run)
+            return self.session.verdict(case.name, verdicts.judge)
+
+        return verdict
+
+    def finish(self, results: Mapping[str, Any], report: Path) -> str:
+        """Write the night; the table for the terminal, and --summary's file."""
+        try:
+            if self.options.evidence:
+                lines = import_evidence(self.session.path, [self.session.results], self.options.requirements)
+                return "\n".join(f"history: {line}" for line in lines)
+            compared = self.session.finish(results)
+            events = self._events()
+        except HistoryError as error:
+            return f"history: NOT written: {error}"
+        if self.options.summary:
+            self.options.summary.write_text(summary.markdown(compared, events, report), encoding="utf-8")
+        return summary.table(compared, events)
+
+    def _events(self) -> list[str]:
+        """What the nights since the last one tell: missed, killed, another driver."""
+        with store.opened(self.session.path) as connection:
+            nights = store.recent(connection, LOOKED_BACK)
+        own = [night for night in nights if night["host"] == self.session.host]
+        before = [night["started"] for night in own if night["key"] != self.session.key and night["machine_name"]]
+        since = max(before, default=0.0)
+        return [event.text for event in calendar.events(own) if event.at > since]
