@@ -271,15 +271,16 @@ def test_missing_packages_are_named():
 READ_BACK = """
 import json, os, sys
 os.environ["INTERNLM_ACCELERATOR"] = "cuda"  # only imported, nothing runs on a device
+from internlm.data.tokenized.collaters import packed_collate_fn
 from internlm.data.tokenized.packed_dataset import PackedDatasetWithCut
 from internlm.data.tokenized.single_dataset import JsonlDataset
 dataset = JsonlDataset(sys.argv[1], min_length=0)
 packed = PackedDatasetWithCut(dataset, max_length_per_sample=2048, packed_length=256)
-sample = packed.build_pack(0)
+batch, labels = packed_collate_fn([packed.build_pack(0)], packed_length=256)
 print(json.dumps({
     "tokens": [dataset[i]["tokens"] for i in range(len(dataset))],
     "kept": len(JsonlDataset(sys.argv[1], min_length=60)),
-    "packed": {key: list(map(int, sample[key])) for key in ("tokens", "labels")},
+    "packed": [batch["input_ids"][0].tolist(), labels[0].tolist()],
 }))
 """
 
@@ -297,9 +298,11 @@ def test_internlms_own_classes_read_the_files(make, tmp_path):
     train, meta = split(tmp_path / "out")
     assert told["tokens"] == train
     assert told["kept"] == int((meta[:, 1] >= 60).sum())
-    tokens, labels = told["packed"]["tokens"], told["packed"]["labels"]
-    (first,) = (sample for sample in train if sample == tokens[: len(sample)])  # packing shuffles the samples
+    inputs, labels = told["packed"]
+    # Packing shuffles the samples: the one that the pack begins with.
+    (first,) = (sample for sample in train if [abs(token) for token in sample] == inputs[: len(sample)])
     assert labels[: len(first) - 1] == [token if token > 0 else -100 for token in first[1:]]
+    assert len([label for label in labels[: len(first) - 1] if label > 0]) > 5
 
 
 def test_alpaca_does_not_import_torch():
