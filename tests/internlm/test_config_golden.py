@@ -73,8 +73,10 @@ def test_every_model_file_is_a_whole_config_by_itself(model):
 
 def test_the_shapes_of_the_procedure():
     shapes = {
-        model: (m["hidden_size"], m["num_attention_heads"], m["num_layers"], m.get("num_kv_attention_heads"))
-        + (round(m["mlp_ratio"], 4), m["vocab_size"], models.load(model)["data"]["seq_len"])
+        model: (
+            *(m["hidden_size"], m["num_attention_heads"], m["num_layers"], m.get("num_kv_attention_heads")),
+            *(round(m["mlp_ratio"], 4), m["vocab_size"], models.load(model)["data"]["seq_len"]),
+        )
         for model, m in ((model, models.load(model)["model"]) for model in models.known())
     }
     assert shapes["7B"] == (4096, 32, 32, None, 2.6667, 103168, 2048)
@@ -148,6 +150,15 @@ def test_fine_tuning_reads_the_vendors_data_and_weights(tmp_path):
     assert found["data"]["train_folder"] == "/data/train"
     assert found["ckpt"]["load_ckpt_info"] == {"path": "local:/weights", "content": ("model",), "ckpt_type": "internlm"}
     assert found["ckpt"]["auto_resume"] is False
+
+
+@pytest.mark.parametrize("generation", ["v0.1", "v0.2"])
+def test_an_older_internlm_is_told_the_weights_in_its_own_words(tmp_path, generation):
+    case = cases.fit("7B", Layout(1, 1, 8), 8, dataset="sft", generation=generation)
+    sft = {"data": "/data/train", "weights": "/weights"}
+    found = read(tmp_path, request_of(case, accelerator="nvidia", generation=generation, sft=sft))
+    assert found["ckpt"]["load_model_only_folder"] == "local:/weights"
+    assert found["ckpt"]["load_ckpt_folder"] is None
 
 
 def test_a_text_with_quotes_stays_text(tmp_path):
