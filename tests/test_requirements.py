@@ -84,10 +84,9 @@ def test_maxima_of_the_procedures_owners(model, maximum):
     assert flops.workload(asked).entropy_floor < maximum
 
 
-def test_a_schedule_is_as_long_as_the_long_run():
-    for model in models.known():
-        steps = load().long_run(model)[0]
-        assert models.load(model)["lr_scheduler"]["total_steps"] == steps, model
+def test_a_long_run_does_not_outlast_its_schedule():
+    for model in models.known():  # the cosine would rise again
+        assert models.load(model)["lr_scheduler"]["total_steps"] >= load().long_run(model)[0], model
 
 
 def test_options_go_before_everything(tmp_path):
