@@ -250,6 +250,7 @@ def night_of(number: int, runs: Mapping[str, Mapping[str, Any]]) -> Night:
     speed = runs.get("speed")
     first = speed or next(iter(runs.values()))
     loss = next((runs[run]["final_loss"] for run in ("long", "repeat-1", "speed") if run in runs), None)
+    whole = speed is not None and speed["outcome"] in ("complete", None)  # None: logs brought from elsewhere
     repeat, again = runs.get("repeat-1"), runs.get("repeat-2")
     curve = repeat["curve"] if repeat else None
     return Night(
@@ -257,9 +258,9 @@ def night_of(number: int, runs: Mapping[str, Mapping[str, Any]]) -> Night:
         label=date(first["night_started"], first["utc_offset"]),
         started=first["night_started"],
         figures={
-            "tgs": speed["tgs"] if speed else None,
-            "memory": speed["memory_gib"] if speed else None,
-            "startup": speed["seconds_to_first_step"] if speed else None,
+            "tgs": speed["tgs"] if speed and whole else None,
+            "memory": speed["memory_gib"] if speed and whole else None,
+            "startup": speed["seconds_to_first_step"] if speed and whole else None,
             "final_loss": loss,
         },
         curve=curve,

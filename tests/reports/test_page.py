@@ -154,7 +154,7 @@ def test_no_cases_at_all(tmp_path):
 
 
 def test_failures_are_quoted_with_cause_and_what_to_try(page):
-    failure = page[page.index('<section class="failure"') :]
+    failure = page[page.index('<div class="failure"') :]
     for text in ("Out of memory", "Tried to allocate 172.00 MiB", "logs/rank-5.log:412", "Use a smaller micro_bsz"):
         assert text in failure
 
