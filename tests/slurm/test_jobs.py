@@ -1,0 +1,265 @@
+"""Runs as Slurm jobs, on a real cluster. Cheap tasks print what ranks print; the last test trains."""
+
+from __future__ import annotations
+
+import os
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from fixtures import supervisor
+from fixtures.evidence import Attempt, read_json, write_json
+from fixtures.launchers import LAUNCHERS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+TASK = r"""
+import os, signal, subprocess, sys, time
+rank = int(os.environ["SLURM_PROCID"])
+
+
+def step(n, loss=5.0):
+    if rank == 0:
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now)) + f",{int(now % 1 * 1000):03d}"
+        print(f"{stamp}\tINFO train.py:317 in record_current_batch_training_metrics -- tflops=1.5 step={n} loss={loss} "
+            f"tgs (tokens/gpu/second)=100.0 lr=0.1 loss_scale=1.0 grad_norm={{'0_default': 2.0}} micro_num=1 "
+            f"num_consumed_tokens={(n + 1) * 8} inf_nan_skip_batches=0 num_samples_in_batch=8 loss/cn=nan",
+            file=sys.stderr, flush=True)
+
+
+def steps(count, pause=0.05):
+    for n in range(count):
+        step(n)
+        time.sleep(pause)
+"""
+
+
+@pytest.fixture
+def launch(cluster, tmp_path):
+    """Starts a run of 2 nodes x 2 tasks whose tasks are Python code; what a test leaves going on is ended."""
+    handles = []
+
+    def launch(code: str, *, steps: int = 3, site: str = "", detach: bool = False, **limits) -> supervisor.Handle:
+        attempt = prepared(tmp_path, code, steps=steps, site=site, detach=detach, limits=limits)
+        handle = supervisor.start(attempt, detach=detach)
+        handles.append(handle)
+        return handle
+
+    yield launch
+    for handle in handles:
+        handle.stop("the test is over")
+
+
+def prepared(root: Path, code: str, *, steps: int, site: str, detach: bool, limits) -> Attempt:
+    path = root / "runs" / "tiny" / "speed" / "attempt-1"
+    (path / "logs").mkdir(parents=True)
+    script = path / "task.py"
+    script.write_text(TASK + textwrap.dedent(code), encoding="utf-8")
+    request = {
+        **{"case": "tiny", "run": "speed", "attempt": 1, "session": root.name, "seed": 1024},
+        **{"gpus": 2, "nodes": 2, "world": 4, "accelerator": "nvidia", "launcher": "slurm", "slurm_args": site},
+        **{"internlm": {"train_py": str(script)}, "python": {"executable": sys._base_executable}, "detach": detach},
+        "workload": {"steps": steps, "hours": None},
+        "limits": {"lag_seconds": 1, **limits},
+        "environment": {"GIVEN": "1"},
+    }
+    launcher = LAUNCHERS["slurm"]
+    request["command"] = launcher(request, path)
+    for file, text in launcher.files(request, path).items():
+        file.write_text(text, encoding="utf-8")
+    write_json(path / "request.json", request)
+    return Attempt(path, "tiny", "speed", 1)
+
+
+def ended(handle: supervisor.Handle, limit: float = 120) -> dict:
+    deadline = time.monotonic() + limit
+    while handle.poll() is not None:
+        assert time.monotonic() < deadline, f"the run does not end: {handle.poll()}"
+        time.sleep(0.05)
+    return handle.attempt.end
+
+
+def until(condition, limit: float = 60):
+    deadline = time.monotonic() + limit
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it does not come about"
+        time.sleep(0.05)
+    return value
+
+
+def training(handle):
+    """Waits for the first step."""
+    return until(lambda: (p := handle.poll()) and p.steps_seen)
+
+
+def job_of(handle) -> str:
+    return until(lambda: read_json(handle.attempt.path / "job.json").get("id"))
+
+
+def queue(cluster) -> str:
+    return cluster.ask("squeue", "--noheader", "--states=all", "--format=%i %T")
+
+
+def test_all_steps_and_completed_are_complete_and_each_node_has_spoken(launch, cluster):
+    handle = launch("steps(3)")
+    end = ended(handle)
+    assert (end["outcome"], end["failure"], end["steps_seen"], end["exit_status"]) == ("complete", None, 3, 0)
+    assert (end["job"]["state"], end["job"]["exit_code"], end["left"]) == ("COMPLETED", "0:0", [])
+    assert end["job"]["id"] == job_of(handle)
+    assert sorted(p.stem for p in (handle.attempt.path / "nodes").iterdir()) == cluster.nodes
+
+
+def test_each_task_has_its_place_its_port_and_no_leak_of_an_outer_allocation(launch, monkeypatch):
+    for name in ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_NTASKS", "SBATCH_PARTITION", "SLURM_PARTITION", "MASTER_ADDR"):
+        monkeypatch.setenv(name, "99")
+    handle = launch(
+        'print(sys.argv[-1], *[os.environ.get(n) for n in ("SLURM_NODEID", "SLURM_LOCALID", "GIVEN", "MASTER_ADDR")])\n'
+        "steps(3)"
+    )
+    assert ended(handle)["outcome"] == "complete"
+    said = [(handle.attempt.path / "logs" / f"rank-{n}.out").read_text().split() for n in range(4)]
+    assert [words[1:] for words in said] == [[*place, "1", "None"] for place in ("00", "01", "10", "11")]
+    assert len({words[0] for words in said}) == 1
+    assert said[0][0].startswith("--port=")
+
+
+def test_a_job_that_exits_0_without_its_steps_has_failed(launch):
+    end = ended(launch("steps(2)"))
+    assert (end["outcome"], end["job"]["state"], end["steps_seen"]) == ("failed", "COMPLETED", 2)
+    assert "2 of 3 steps" in end["failure"]["summary"]
+
+
+def test_a_failing_task_ends_the_others(launch, cluster):
+    handle = launch("step(0)\nif rank == 3: sys.exit(7)\ntime.sleep(1000)")
+    end = ended(handle)
+    assert (end["outcome"], end["job"]["state"], end["exit_status"]) == ("failed", "FAILED", 7)
+    assert cluster.ask("squeue", "--noheader") == ""
+
+
+def test_a_batch_script_that_hides_a_failed_task_has_failed(launch):
+    # As if the script had ended with `true`: COMPLETED by Slurm's word.
+    handle = launch("step(0)\nsys.exit(rank)", detach=True)
+    end = ended(handle)
+    assert (end["outcome"], end["job"]["state"]) == ("failed", "FAILED")
+
+
+def test_pending_is_shown_with_slurms_reason_and_has_its_limit(launch, cluster):
+    for node in cluster.nodes:
+        cluster.ask("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
+    handle = launch("steps(3)", pending_seconds=6)
+    message = until(lambda: (p := handle.poll()) and p.message)
+    assert "PENDING (" in message
+    end = ended(handle)
+    assert (end["outcome"], end["failure"]["class"]) == ("failed", "set-up")
+    assert "PENDING (" in end["failure"]["summary"]
+    assert cluster.ask("squeue", "--noheader") == ""
+
+
+def test_waiting_in_the_queue_is_no_hang(launch, cluster):
+    for node in cluster.nodes:
+        cluster.ask("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
+    handle = launch("steps(3)", startup_seconds=30)
+    until(lambda: (p := handle.poll()) and "PENDING" in p.message)
+    time.sleep(4)
+    for node in cluster.nodes:
+        cluster.ask("scontrol", "update", f"NodeName={node}", "State=RESUME")
+    assert ended(handle)["outcome"] == "complete"
+
+
+def test_an_unknown_partition_is_said_in_slurms_words(launch):
+    end = ended(launch("steps(3)", site="--partition=nowhere"))
+    assert (end["outcome"], end["failure"]["class"], end["job"]["id"]) == ("failed", "set-up", None)
+    assert any("partition" in line for line in end["failure"]["quoted"]), end["failure"]
+
+
+def test_a_cancelled_job_is_named(launch, cluster):
+    handle = launch("steps(1000, 0.1)", steps=1000)
+    training(handle)
+    cluster.ask("scancel", job_of(handle))
+    end = ended(handle)
+    assert (end["outcome"], end["failure"]["class"]) == ("failed", "killed")
+    assert "cancel" in end["failure"]["summary"].lower()
+
+
+def test_a_node_drained_in_the_middle_lets_the_run_end_well(launch, cluster):
+    handle = launch("steps(30, 0.1)", steps=30)
+    training(handle)
+    cluster.ask("scontrol", "update", f"NodeName={cluster.nodes[1]}", "State=DRAIN", "Reason=test")
+    assert ended(handle)["outcome"] == "complete"
+
+
+def test_a_node_that_fails_in_the_middle_is_named(launch, cluster):
+    handle = launch("steps(1000, 0.1)", steps=1000)
+    training(handle)
+    cluster.ask("scontrol", "update", f"NodeName={cluster.nodes[1]}", "State=DOWN", "Reason=test")
+    end = ended(handle)
+    assert (end["outcome"], end["failure"]["class"]) == ("failed", "killed")
+    assert "node" in end["failure"]["summary"].lower()
+
+
+def test_a_silent_controller_is_shown_and_never_judged(launch, cluster):
+    handle = launch("steps(3)\ntime.sleep(6)")
+    training(handle)
+    cluster.stop_controller()
+    try:
+        until(lambda: (p := handle.poll()) and "asked" in p.message)
+        time.sleep(10)  # the tasks have ended meanwhile
+        assert handle.poll() is not None
+        assert not handle.attempt.end
+    finally:
+        cluster.start_controller()
+    assert ended(handle)["outcome"] == "complete"
+
+
+def test_stopping_leaves_no_job_and_no_task(launch, cluster):
+    handle = launch("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsteps(1000, 0.1)", steps=1000)
+    training(handle)
+    job = job_of(handle)
+    handle.stop("interrupted")
+    assert handle.attempt.end["outcome"] == "interrupted"
+    assert handle.attempt.end["left"] == []
+    assert f"{job} CANCELLED" in queue(cluster)
+
+
+def test_stopping_a_job_that_waits_takes_it_out_of_the_queue(launch, cluster):
+    for node in cluster.nodes:
+        cluster.ask("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
+    handle = launch("steps(3)")
+    job = job_of(handle)
+    handle.stop("interrupted")
+    assert f"{job} CANCELLED" in queue(cluster)
+
+
+def test_a_detached_job_survives_its_login_shell_and_is_found_again(launch, cluster):
+    handle = launch("steps(60, 0.2)", steps=60, detach=True)
+    training(handle)
+    os.kill(handle.who["pid"], 9)  # the login node is gone
+    handle.process.wait()
+    assert not handle.attempt.end
+    again = supervisor.attach(handle.attempt)
+    assert again is not None
+    end = ended(again)
+    assert (end["outcome"], end["steps_seen"], end["job"]["state"]) == ("complete", 60, "COMPLETED")
+    assert sorted(p.stem for p in (handle.attempt.path / "nodes").iterdir()) == cluster.nodes
+
+
+def test_a_detached_job_that_ended_unwatched_is_judged_by_what_it_left(launch):
+    handle = launch("steps(10, 0.2)", steps=10, detach=True)
+    job_of(handle)
+    os.kill(handle.who["pid"], 9)
+    handle.process.wait()
+    until(lambda: "step=9" in (handle.attempt.path / "logs" / "rank-0.err").read_text())
+    time.sleep(2)
+    assert ended(supervisor.attach(handle.attempt))["outcome"] == "complete"
+
+
+@pytest.mark.slow
+def test_the_time_limit_is_named(launch):
+    handle = launch("steps(10000, 0.1)", steps=10000, site="--time=1")  # minutes; Slurm looks every half one
+    end = ended(handle, limit=240)
+    assert (end["outcome"], end["failure"]["class"]) == ("failed", "killed")
+    assert "time limit" in end["failure"]["summary"].lower()
