@@ -30,7 +30,7 @@ from fixtures.steps import Floats
 
 Change = Literal["regressed", "improved", "unchanged", "too few nights"]
 
-FEWEST = 12  # nights before anything is compared: fewer do not tell the noise
+FEWEST = 12  # nights before the first that is compared: fewer do not tell the noise
 FEWEST_OF_LEVEL = 5  # nights of a later level before it can change again; the noise is known by then
 RECENT = 5  # nights over which a change for the worse is looked for with the low threshold
 CONFIRM = 10  # nights after which a change is no longer taken back
@@ -197,21 +197,15 @@ def _figure(figure: Figure, nights: Sequence[Night], accepted: int | None, cut: 
     values = np.array([nights[i].figures[figure.name] for i in rows], dtype=float)
     found = levels(values, figure.worse, figure.floor)
     pin = None if accepted is None else int(np.searchsorted(rows, accepted, side="right")) - 1
-    base = _baseline(found, figure.worse, pin)
+    base = baseline(found, figure.worse, pin, fixed=cut)
     current = found.levels[-1]
-    if base is None or found.freedom < FEWEST - 2:
-        text = f"{figure.title}: {len(rows)} nights on record; {FEWEST} tell the noise."
-        return blank("too few nights", "regression-too-few-nights", text=text)
+    if len(rows) <= FEWEST or (cut and pin is not None and pin < 0):
+        what = f"{len(rows)} nights on record; {FEWEST} before tonight tell the noise" if not cut else "nothing pinned to compare with"
+        return blank("too few nights", "regression-too-few-nights", text=f"{figure.title}: {what}.")
     if cut and pin is not None and base.stop > pin + 1:
         base = _part(base, pin + 1, values)
-    if current.start == base.start:
-        outcome, change, low, high = "unchanged", *_tonight(np.log(values), base, found)
-        since = None
-    else:
-        change, low, high = _between_levels(base, current, found)
-        shift = figure.worse * (1 if change > 0 else -1)
-        outcome = "unchanged" if low <= 0 <= high else "regressed" if shift > 0 else "improved"
-        since = rows[current.start] if outcome != "unchanged" else None
+    outcome, change, low, high = standing(found, base, figure.worse, math.log(values[-1]))
+    since = rows[current.start] if outcome in ("regressed", "improved") else None
     comparison = functools.partial(blank, baseline=math.exp(base.mean), change=change, low=low, high=high)
     words = f"{figure.title} {tonight:,.4g} {figure.unit}, {change:+.1%} ({low:+.1%} to {high:+.1%})"
     if since is None:
@@ -227,17 +221,33 @@ def _usable(value: float | None) -> bool:
     return value is not None and math.isfinite(value) and value > 0
 
 
-def _baseline(found: Levels, worse: int, pin: int | None) -> Level | None:
-    """The level that tonight is compared with; `pin` indexes the nights that have the figure."""
+def baseline(found: Levels, worse: int, pin: int | None = None, fixed: bool = False) -> Level:
+    """The level that tonight is compared with; `pin` indexes the nights that have the figure.
+
+    fixed   the pin's own level, though a later and better one has lasted
+    """
+    base = found.levels[0]
     if pin is not None and pin >= 0:
         base = next(level for level in found.levels if level.start <= pin < level.stop)
-    else:
-        base = found.levels[0]
-    for level in found.levels:
+    for level in () if fixed else found.levels:
         better = worse * (level.mean - base.mean) < 0
         if level.start > base.start and level.kept and better and not _alike(base, level, found):
             base = level
     return base
+
+
+def standing(found: Levels, base: Level, worse: int, tonight: float) -> tuple[Change, float, float, float]:
+    """Outcome of the newest level against `base`, its change and the change's 95 % interval, as shares.
+
+    tonight   the logarithm of tonight's figure: where nothing changed, its own distance from the other nights is told
+    """
+    current = found.levels[-1]
+    if current.start <= base.start:
+        return "unchanged", *_tonight(tonight, base, found)
+    change, low, high = _between_levels(base, current, found)
+    if low <= 0 <= high:
+        return "unchanged", change, low, high
+    return "regressed" if change * worse > 0 else "improved", change, low, high
 
 
 def _alike(base: Level, level: Level, found: Levels) -> bool:
@@ -249,11 +259,12 @@ def _between_levels(base: Level, level: Level, found: Levels) -> tuple[float, fl
     return _interval(level.mean - base.mean, found, 1 / base.nights + 1 / level.nights)
 
 
-def _tonight(logs: Floats, base: Level, found: Levels) -> tuple[float, float, float]:
+def _tonight(tonight: float, base: Level, found: Levels) -> tuple[float, float, float]:
     """Tonight's own change against the other nights of its level; the interval is that of a single night."""
-    others = max(base.nights - 1, 1)
-    rest = (base.mean * base.nights - float(logs[-1])) / others if base.nights > 1 else base.mean
-    return _interval(float(logs[-1]) - rest, found, 1 + 1 / others)
+    others, mean = base.nights, base.mean
+    if base.stop == found.levels[-1].stop and base.nights > 1:  # tonight is one of them
+        others, mean = base.nights - 1, (base.mean * base.nights - tonight) / (base.nights - 1)
+    return _interval(tonight - mean, found, 1 + 1 / others)
 
 
 def _interval(difference: float, found: Levels, share: float) -> tuple[float, float, float]:

@@ -12,11 +12,12 @@ import pytest
 from acceptance.criteria.verdict import Verdict
 from acceptance.verdicts import Verdicts
 from fixtures.cases import Case
+from fixtures.evidence import EvidenceError
 from fixtures.options import Options
 from fixtures.runs import SHORT
 from reports import summary
 from reports.history import calendar, store
-from reports.history.session import Session, import_evidence
+from reports.history.session import Compared, Session, compared, import_evidence
 from reports.history.store import HistoryError
 
 LOOKED_BACK = 30  # nights whose gaps and changes are told after tonight's
@@ -32,7 +33,7 @@ class Nightly:
     def begin(self) -> None:
         """Called once, in the controller. Raises pytest.UsageError where the history or the pin cannot be used."""
         try:
-            self.session.begin()
+            self.session.begin(leave_word=not self.options.evidence)
         except HistoryError as error:
             raise pytest.UsageError(f"--history {error}") from error
 
@@ -48,24 +49,28 @@ class Nightly:
         return verdict
 
     def finish(self, results: Mapping[str, Any], report: Path) -> str:
-        """Write the night; the table for the terminal, and --summary's file."""
+        """Write the night; the table for the terminal, and --summary's file. A night that cannot be written fails the
+        session, whatever its verdicts."""
         try:
-            if self.options.evidence:
-                lines = import_evidence(self.session.path, [self.session.results], self.options.requirements)
-                return "\n".join(f"history: {line}" for line in lines)
-            compared = self.session.finish(results)
+            compared = self._recorded() if self.options.evidence else self.session.finish(results)
             events = self._events()
-        except HistoryError as error:
-            return f"history: NOT written: {error}"
-        if self.options.summary:
-            self.options.summary.write_text(summary.markdown(compared, events, report), encoding="utf-8")
+            if self.options.summary:
+                self.options.summary.write_text(summary.markdown(compared, events, report), encoding="utf-8")
+        except (HistoryError, EvidenceError, OSError) as error:
+            pytest.exit(f"the night was NOT written to the history: {error}", pytest.ExitCode.TESTS_FAILED)
         return summary.table(compared, events)
+
+    def _recorded(self) -> list[Compared]:
+        """With --evidence nothing was launched: the nights of that evidence are written, and the last one compared."""
+        for _ in import_evidence(self.session.path, [self.session.results], self.options.requirements):
+            pass
+        with store.opened(self.session.path) as connection:
+            return [compared(connection, line, self.options.compare) for line in store.lines(connection, 1)]
 
     def _events(self) -> list[str]:
         """What the nights since the last one tell: missed, killed, another driver."""
         with store.opened(self.session.path) as connection:
             nights = store.recent(connection, LOOKED_BACK)
-        own = [night for night in nights if night["host"] == self.session.host]
-        before = [night["started"] for night in own if night["key"] != self.session.key and night["machine_name"]]
-        since = max(before, default=0.0)
+        own = [night for night in nights if night["host"] == nights[-1]["host"]]
+        since = max((night["started"] for night in own[:-1] if night["machine_name"]), default=0.0)
         return [event.text for event in calendar.events(own) if event.at > since]

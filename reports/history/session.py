@@ -51,12 +51,13 @@ class Session:
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: datetime = field(default_factory=lambda: datetime.now(timezone.utc).astimezone())
 
-    def begin(self) -> None:
-        """Leave word. Raises HistoryError now, not after hours of training: no history, no such pin."""
+    def begin(self, leave_word: bool = True) -> None:
+        """Leave word that a night began. Raises HistoryError before hours of training: no history, no such pin."""
         with store.opened(self.path, create=True) as connection:
             if self.compare:
                 store.pinned(connection, self.compare)
-            store.begin(connection, self.key, self.host, self.results, suite.identity()["commit"])
+            if leave_word:
+                store.begin(connection, self.key, self.host, self.results, suite.identity()["commit"])
 
     def verdict(self, case: str, judge: Judge) -> Verdict:
         """Tonight's regression verdict of one case, from its evidence and the nights on record."""
