@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import uuid
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from acceptance.criteria.verdict import Verdict
 from acceptance.judge import CRITERIA, Judge, Policy
 from acceptance.requirements import Requirements, RequirementsError
 from acceptance.requirements import load as load_requirements
@@ -84,7 +86,6 @@ def register_history(config: pytest.Config) -> None:
         from reports.history.nightly import Nightly  # not needed by anybody else
 
         config.stash[NIGHTLY] = Nightly(options, config.stash[SETUP].results)
-        config.pluginmanager.register(config.stash[NIGHTLY])
         return
     for name, value in (
         ("--compare", options.compare),
@@ -236,6 +237,12 @@ def verdicts(pytestconfig: pytest.Config, runs: Runs) -> Verdicts:
     return Verdicts(runs, judge(pytestconfig), pytestconfig.stash[SELECTED])
 
 
+@pytest.fixture(scope="session")
+def tonight(pytestconfig: pytest.Config, verdicts: Verdicts) -> Callable[[Case], Verdict]:
+    """Case -> its verdict against the nights before."""
+    return functools.partial(pytestconfig.stash[NIGHTLY].verdict, verdicts)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
     """The verdict's code and figures go with the test's report, into junit.xml, from xdist's workers too."""
@@ -284,6 +291,8 @@ def hand_over(config: pytest.Config) -> None:
         for plugin in [p for p in config.pluginmanager.get_plugins() if isinstance(p, BaseReport)]:
             config.pluginmanager.unregister(plugin)  # it would name a file that is now part of our page
     config.stash[SUMMARY] = console.summary(results, report)
+    if NIGHTLY in config.stash:
+        config.stash[SUMMARY] += "\n" + config.stash[NIGHTLY].finish(results, report)
 
 
 @pytest.hookimpl(trylast=True)

@@ -200,7 +200,11 @@ def _figure(figure: Figure, nights: Sequence[Night], accepted: int | None, cut: 
     base = baseline(found, figure.worse, pin, fixed=cut)
     current = found.levels[-1]
     if len(rows) <= FEWEST or (cut and pin is not None and pin < 0):
-        what = f"{len(rows)} nights on record; {FEWEST} before tonight tell the noise" if not cut else "nothing pinned to compare with"
+        what = (
+            "nothing was pinned of it"
+            if cut
+            else f"{len(rows)} nights on record; {FEWEST} before tonight tell the noise"
+        )
         return blank("too few nights", "regression-too-few-nights", text=f"{figure.title}: {what}.")
     if cut and pin is not None and base.stop > pin + 1:
         base = _part(base, pin + 1, values)

@@ -1,9 +1,9 @@
-"""The history's part in a pytest session: conftest.py registers one `Nightly` where --history is given."""
+"""The history's part in a pytest session: conftest.py keeps one `Nightly` where --history is given."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +37,11 @@ class Nightly:
         except HistoryError as error:
             raise pytest.UsageError(f"--history {error}") from error
 
-    @pytest.fixture(scope="session")
-    def tonight(self, verdicts: Verdicts) -> Callable[[Case], Verdict]:
-        """Case -> tonight's verdict against the history, once its short runs are there."""
-
-        def verdict(case: Case) -> Verdict:
-            for run in SHORT:
-                verdicts.runs.need(case, run)
-            return self.session.verdict(case.name, verdicts.judge)
-
-        return verdict
+    def verdict(self, verdicts: Verdicts, case: Case) -> Verdict:
+        """Tonight's verdict against the history, once the short runs of the case are there."""
+        for run in SHORT:
+            verdicts.runs.need(case, run)
+        return self.session.verdict(case.name, verdicts.judge)
 
     def finish(self, results: Mapping[str, Any], report: Path) -> str:
         """Write the night; the table for the terminal, and --summary's file. A night that cannot be written fails the
