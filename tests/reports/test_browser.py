@@ -183,20 +183,25 @@ ATTACKS = (
     "javascript:window.broken=1",
     "\ud800 lone",
     "]]><!-- --><!--judging--></style><style>*{display:none}</style>",
-    "x" * 10_000_000,
 )
+LONG = "x" * 10_000_000
 
 
 def hostile(value, turn, keep=()):
     """`value` with every string in it, keys included, made hostile, save those under the keys in `keep`."""
     if isinstance(value, dict):
         return {
-            key if key in KEYS else key + ATTACKS[next(turn) % 11]: inner if key in keep else hostile(inner, turn, keep)
+            key if key in KEYS else key + ATTACKS[next(turn) % len(ATTACKS)]: inner
+            if key in keep
+            else hostile(inner, turn, keep)
             for key, inner in value.items()
         }
     if isinstance(value, list):
         return [hostile(inner, turn, keep) for inner in value]
-    return value + ATTACKS[next(turn) % len(ATTACKS)] if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value
+    n = next(turn)
+    return value + (LONG if n % 100 == 50 else ATTACKS[n % len(ATTACKS)])
 
 
 KEYS = {  # what the code looks up; a hostile key would only hide the hostile value
@@ -221,7 +226,7 @@ def attack(results: Path) -> Path:
     cases = []
     for name in ("7B-ok", '<img src=x onerror="window.broken=1">', "\u202ename\x1b[31m"):
         lines = samples.log_text(samples.steps(100, 1)).splitlines(keepends=True)
-        lines[30:30] = [text + "\n" for text in ATTACKS]
+        lines[30:30] = [text + "\n" for text in (*ATTACKS, LONG)]
         runs = {}
         for run in ("speed", "repeat-1", "repeat-2", "long"):
             runs[run] = samples.attempt(results, name, run, 1, "".join(lines), samples.complete(100))
@@ -238,7 +243,7 @@ def attack(results: Path) -> Path:
     models = [{"model": text[:300], "certifiable": False, "conformant": False, "via": text[:300]} for text in ATTACKS]
     whole = samples.results_json(cases, models=models, conformant=False, certifiable=False)
     whole |= hostile({"suite": whole["suite"], "system": {**samples.SYSTEM, "nodes": [samples.NODE]}}, turn)
-    whole["departures"] = list(ATTACKS)
+    whole["departures"] = [*ATTACKS, LONG]
     dump(results / "results.json", whole)
     return results
 
@@ -271,9 +276,3 @@ def test_hostile_text_stays_text(opened, attacked, tests_html, language):
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert page.locator("#machine").is_visible()
     assert report.complaints == []
-
-
-def test_hostile_text_is_spoken_without_violations(opened, attacked):
-    report = opened(write(attacked, judged_at=JUDGED_AT))
-    found = Axe().run(report.page, options={"resultTypes": ["violations"]})
-    assert [(v["id"], [n["html"][:200] for n in v["nodes"][:3]]) for v in found.response["violations"]] == []
