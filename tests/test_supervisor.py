@@ -119,7 +119,7 @@ def test_the_environment_is_the_requests(launch):
         ("steps(2)", "unknown", "exit status 0 after 2 of 3"),
         ("step(0)\nstep(2)", "numerical", "step 1 has no metric line"),
         ("step(1)\nstep(2)", "set-up", "resumed"),
-        ("steps(4)", "numerical", "more than 3"),
+        ("steps(4)", "set-up", "3 steps were asked for"),
         ("steps(3)\nsys.exit(3)", "unknown", "exit status 3"),
         ("steps(3)\nos.kill(os.getpid(), 9)", "killed", "SIGKILL"),
         ("steps(3)\nprint('RuntimeError: lost', flush=True)\nsys.exit(1)", "unknown", "RuntimeError: lost"),
@@ -130,6 +130,17 @@ def test_an_exit_status_is_not_believed(launch, code, failure, words):
     assert (end["outcome"], end["failure"]["class"]) == ("failed", failure)
     assert words in end["failure"]["summary"]
     assert end["failure"]["advice"]
+
+
+def test_steps_whose_lines_were_wrapped_are_found_too(launch):
+    code = """
+        whole = say
+        def say(text, rank=0):
+            whole(text[:150] + "\\n" + text[150:], rank)
+        steps(3)
+    """
+    end = ended(launch(code))
+    assert (end["outcome"], end["steps_seen"]) == ("complete", 3)
 
 
 def test_a_normal_log_with_nan_for_a_language_without_data_is_complete(launch):
@@ -182,6 +193,24 @@ def test_a_complaint_that_training_went_on_after_is_not_the_cause(launch):
 def test_a_line_without_its_end_is_read_when_the_run_is_over(launch):
     end = ended(launch("step(0)\nsay(b'RuntimeError: HIP out of memory')\nsys.exit(1)"))
     assert end["failure"]["class"] == "out of memory"
+
+
+def test_a_port_that_the_run_listened_on_is_free_afterwards(launch):
+    code = """
+        import socket
+        listener = socket.create_server(("127.0.0.1", 0))
+        say(f"PORT {listener.getsockname()[1]}")
+        step(0)
+        time.sleep(1000)
+    """
+    handle = launch(code)
+    until(lambda: handle.poll().steps_seen)
+    port = int(handle.attempt.logs[-1].read_text().split()[1])
+    run = processes.marked(handle.who["mark"])
+    assert port in processes.ports_of(run)
+    handle.stop("seen")
+    assert port not in processes.listening()
+    assert handle.attempt.end["ports_left"] == []
 
 
 # ---- hang
