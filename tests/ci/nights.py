@@ -9,8 +9,10 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from fixtures.evidence import read_json, write_json
+from fixtures.evidence import RUNS, read_json, write_json
 
+RECORDED = Path(__file__).parents[1] / "data" / "night"  # short runs of tiny, trained on two CPU processes
+CASE = "tiny-tp1-pp1-zerodp"
 STAMP = re.compile(r"(?m)^(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3})")
 RATES = re.compile(r"(tflops=|tgs \(tokens/gpu/second\)=|real_tgs=|tgs/\w+=)([\d.]+)")
 LOSS = re.compile(r"(step=(\d+) loss=)([\d.]+)")
@@ -34,10 +36,11 @@ def make(
     change      changes request.json in place
     """
     shutil.copytree(recorded / "runs", results / "runs", ignore=shutil.ignore_patterns("scratch", "config.py"))
-    for path in sorted(results.glob("runs/*/*/attempt-*")):
+    session = started.isoformat()
+    for path in sorted(results.glob("runs/*/*/attempt-*"), key=lambda path: RUNS.index(path.parent.name)):
         request = read_json(path / "request.json")
         began = datetime.fromisoformat(request["started"])
-        request |= {"started": started.isoformat(timespec="milliseconds"), "session": started.isoformat()}
+        request |= {"started": started.isoformat(timespec="milliseconds"), "session": session}
         change(request)
         write_json(path / "request.json", request)
         end = read_json(path / "end.json")

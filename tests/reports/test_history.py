@@ -258,7 +258,7 @@ def test_other_settings_and_other_machines_are_not_compared(tmp_path, history):
     other = nights.make(
         RECORDED, tmp_path / "seed", FIRST + timedelta(days=2), change=lambda request: request.update(seed=7)
     )
-    elsewhere = nights.make(tmp_path / "cpu", FIRST + timedelta(days=3))
+    elsewhere = nights.make(RECORDED, tmp_path / "cpu", FIRST + timedelta(days=3))
     for path in elsewhere.glob("runs/*/*/*/nodes/*.json"):
         write_json(path, {**json.loads(path.read_text()), "cpu": "another x 64"})
     reports("import", *made, other, elsewhere, "--history", history)
