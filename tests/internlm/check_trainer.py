@@ -94,7 +94,7 @@ def cross_entropy_differences():
                     target = torch.randint(share * world, (tokens,))
                     target[[1, 5]] = -100
                     weights = torch.rand(tokens) if reduction == "none" else torch.tensor(0.7)
-                    wanted = whole.float().requires_grad_()
+                    wanted = whole.float().clone().requires_grad_()
                     loss = torch.nn.functional.cross_entropy(
                         wanted, target, reduction=reduction, label_smoothing=smoothing
                     )
@@ -110,7 +110,7 @@ def cross_entropy_differences():
                     got = criterion(logits * 1, target)
                     (got * weights).sum().backward()
                     name = f"{reduction} {smoothing} {'in place' if inplace else 'apart'} {str(dtype)[6:]}"
-                    answer[name] = {"loss": gap(got, loss), "gradient": gap(logits.grad.float(), wanted.grad[:, mine])}
+                    answer[name] = {"loss": gap(got, loss), "gradient": gap(logits.grad, wanted.grad[:, mine])}
     ranks = [None] * world
     dist.all_gather_object(ranks, answer)
     return {name: {k: max(r[name][k] for r in ranks) for k in answer[name]} for name in answer} if rank == 0 else None
@@ -132,7 +132,7 @@ def device():
 
 def gap(one, other):
     assert one.shape == other.shape, (one.shape, other.shape)
-    return float((one.float() - other.float()).abs().max())
+    return float((one.detach().float() - other.detach().float()).abs().max())
 
 
 if __name__ == "__main__":
