@@ -120,7 +120,7 @@ def draw(chart: Chart) -> tuple[Markup, dict[str, Any]] | None:
     x_scale, y_scale = _scales(chart, xs, ys)
     parts = [
         *_spans(chart, x_scale, y_scale),
-        *_axes(chart, x_scale, y_scale),
+        *_axes(chart, x_scale, y_scale, _whole(xs), _whole(ys)),
         *(
             _bars(s, x, y, x_scale, y_scale) if chart.kind == "bars" else _path(s, x, y, x_scale, y_scale)
             for s, x, y in thinned
@@ -169,8 +169,9 @@ def _short(value: float) -> float | int | None:
 def _scales(chart: Chart, xs: Floats, ys: Floats) -> tuple[Scale, Scale]:
     x_low, x_high = float(xs.min()), float(xs.max())
     if chart.kind == "bars":
-        half = _bar_width(np.unique(xs)) / 2
-        x_low, x_high = x_low - half, x_high + half
+        width = _bar_width(np.unique(xs))
+        pad = max(width, 5 * width - (x_high - x_low)) / 2  # few bars stay slim
+        x_low, x_high = x_low - pad, x_high + pad
     if x_high == x_low:
         x_low, x_high = x_low - 0.5, x_high + 0.5
     y_low, y_high = chart.clip or (float(ys.min()), float(ys.max()))
@@ -191,11 +192,11 @@ def _scales(chart: Chart, xs: Floats, ys: Floats) -> tuple[Scale, Scale]:
     )
 
 
-def ticks(low: float, high: float, count: int = 5) -> list[float]:
-    """Round values between `low` and `high`, about `count` of them."""
-    raw = (high - low) / max(count, 1)
+def ticks(low: float, high: float, count: int = 5, whole: bool = False) -> list[float]:
+    """Round values between `low` and `high`, about `count` of them; whole numbers where only those make sense."""
+    raw = max((high - low) / count, 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(raw))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999)
+    step = next(m * power for m in ((1, 2, 5, 10) if whole else (1, 2, 2.5, 5, 10)) if m * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)
     return [float(f"{i * step:.12g}") for i in range(first, math.floor(high / step + 1e-9) + 1)]
 
@@ -210,10 +211,14 @@ def log_ticks(low: float, high: float) -> list[float]:
     return fine if len(fine) >= 2 else ticks(low, high, 4)
 
 
-def _axes(chart: Chart, x_scale: Scale, y_scale: Scale) -> list[str]:
+def _whole(values: Floats) -> bool:
+    return bool((values == np.rint(values)).all())
+
+
+def _axes(chart: Chart, x_scale: Scale, y_scale: Scale, whole_x: bool, whole_y: bool) -> list[str]:
     floor = chart.height - BOTTOM
-    y_ticks = log_ticks(y_scale.low, y_scale.high) if chart.log else ticks(y_scale.low, y_scale.high, 4)
-    x_ticks = ticks(x_scale.low, x_scale.high, 6)
+    y_ticks = log_ticks(y_scale.low, y_scale.high) if chart.log else ticks(y_scale.low, y_scale.high, 4, whole_y)
+    x_ticks = ticks(x_scale.low, x_scale.high, 6, whole_x)
     grid = "".join(f"M{LEFT} {float(y_scale(t)):.1f}H{WIDTH - RIGHT}" for t in y_ticks)
     parts = [f'<path class="grid" d="{grid}"/>', f'<path class="axis" d="M{LEFT} {floor}H{WIDTH - RIGHT}"/>']
     parts += [

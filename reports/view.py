@@ -12,6 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fixtures.internlm.models import is_tiny
 from reports.charts import Chart, draw
 from reports.curves import charts
 from reports.gather import Evidence, Tried
@@ -208,9 +209,11 @@ def _bar(words: Words, results: Mapping[str, Any]) -> list[str]:
         reasons.append(words("bar.no_commit"))
     certifiable = results.get("certifiable", any(m["certifiable"] for m in results["models"]))
     if certifiable is not True:
+        if results["models"] and all(is_tiny(m["model"]) for m in results["models"]):
+            reasons.append(words("bar.no_model"))
         every = [_departure(words, d) for case in results["cases"] for d in _list(case.get("departures"))]
         own = [text for text in every if text not in reasons]
-        reasons += own or ([] if reasons else [words("bar.no_model" if results["models"] else "bar.nothing")])
+        reasons += own or ([] if reasons else [words("bar.not_said" if results["models"] else "bar.nothing")])
     return list(dict.fromkeys(reasons))
 
 

@@ -87,3 +87,10 @@ def test_ticks_are_few_round_and_inside(low, high):
 def test_log_ticks_are_powers_or_finer_where_the_range_is_narrow():
     assert log_ticks(0.005, 20) == pytest.approx([0.01, 0.1, 1, 10])
     assert len(log_ticks(2, 3)) >= 2
+
+
+def test_what_can_only_be_whole_has_whole_ticks():
+    assert ticks(-0.5, 0.5, 6, whole=True) == [0]
+    assert ticks(0, 8, 4, whole=True) == [0, 2, 4, 6, 8]
+    svg, _ = draw(chart([0], [3], kind="bars", zero=True))
+    assert not [e.text for e in ElementTree.fromstring(svg) if e.text and "." in e.text]
