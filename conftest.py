@@ -23,7 +23,7 @@ from fixtures.internlm.models import is_tiny
 from fixtures.options import OPTIONS, ROOT, collect, ini_name
 from fixtures.progress import Display, Screen
 from fixtures.runs import Runs, write_plan
-from fixtures.setup import Setup, SetupError, prepare
+from fixtures.setup import Setup, SetupError, assumptions, prepare
 
 if TYPE_CHECKING:
     from reports.history.nightly import Nightly
@@ -62,10 +62,10 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     try:
         options = collect(config.getoption, config.getini)
-        config.stash[SETUP] = prepare(
-            options, launches=not (options.dry_run or options.evidence or config.option.collectonly)
-        )
-        config.stash[REQUIREMENTS] = load_requirements(options.requirements, options.min_tgs, options.max_loss)
+        requirements = load_requirements(options.requirements, options.min_tgs, options.max_loss)
+        launches = not (options.dry_run or config.option.collectonly)
+        config.stash[REQUIREMENTS] = requirements
+        config.stash[SETUP] = prepare(options, launches, requirements.long_run)
     except (SetupError, RequirementsError, ValueError) as error:
         raise pytest.UsageError(str(error)) from error
     register_history(config)
@@ -175,6 +175,7 @@ def refuse_nothing(config: pytest.Config) -> None:
     """Without an accelerator only tiny is collected: say so where a selection asked for more, and fail."""
     setup = config.stash[SETUP]
     if not config.stash[SELECTED] and setup.found.profile.name == CPU and not setup.options.evidence:
+        del config.stash[SELECTED]  # nothing to hand over
         pytest.exit(
             "ERROR: no accelerator was found, so only tiny is collected, and your selection takes none of its cases; "
             "check the driver, name the family with --accelerator, or plan with --dry-run",
@@ -255,7 +256,9 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 def judge(config: pytest.Config) -> Judge:
     options = config.stash[SETUP].options
     policy = Policy(options.determinism, options.reference)
-    return Judge(config.stash[SETUP].results, config.stash[REQUIREMENTS], policy)
+    requirements = config.stash[REQUIREMENTS]
+    assumed = assumptions(options, requirements.long_run) if options.evidence else None
+    return Judge(config.stash[SETUP].results, requirements, policy, assumed)
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
@@ -277,7 +280,8 @@ def hand_over(config: pytest.Config) -> None:
     from reports import console, page  # not needed to collect
 
     options = config.stash[SETUP].options
-    results = judge(config).results_json(config.stash[SELECTED])
+    judged = judge(config)
+    results = judged.results_json(config.stash[SELECTED])
     evidence.write_json(options.results / "results.json", results)
     document = Path(config.option.htmlpath)
     report = page.write(
@@ -285,6 +289,8 @@ def hand_over(config: pytest.Config) -> None:
         language=options.lang,
         tests_html=document.read_text(encoding="utf-8") if document.is_file() else None,
         judged_at=datetime.now(timezone.utc).astimezone(),
+        evidence=judged.results,
+        read=judged.reading,
     )
     if document == own_tests_html(options.results):
         document.unlink(missing_ok=True)

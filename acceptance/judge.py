@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from acceptance import references
 from acceptance.criteria import convergence, determinism, startup, throughput
+from acceptance.criteria.reference import CurveError, Reference
 from acceptance.criteria.verdict import Verdict, Workload
 from acceptance.requirements import Requirements
 from fixtures import evidence, rules, suite
@@ -16,6 +18,7 @@ from fixtures.evidence import Attempt, EvidenceError
 from fixtures.internlm import flops
 from fixtures.internlm.log import LogError, Reading, read
 from fixtures.internlm.models import is_tiny
+from fixtures.recorded import Assumptions
 
 SCHEMA = 1
 RUNS_NEEDED = {
@@ -45,6 +48,7 @@ class Judge:
     results: Path
     requirements: Requirements
     policy: Policy = field(default_factory=Policy)
+    assumptions: Assumptions | None = None  # of logs without a request; None: they are not judged
     _readings: dict[Path, Reading] = field(default_factory=dict)
 
     def verdict(self, case: str, criterion: str) -> Verdict:
@@ -60,7 +64,7 @@ class Judge:
                         return stopped
             judge = getattr(self, f"_{criterion}")
             verdict: Verdict = judge(*found)
-        except (EvidenceError, LogError) as error:
+        except (EvidenceError, LogError, CurveError) as error:
             return Verdict("fail", f"{criterion}-unreadable", f"The evidence cannot be read: {error}")
         return verdict
 
@@ -92,45 +96,47 @@ class Judge:
     # ---- one criterion each: the evidence that it needs, in the order of RUNS_NEEDED ----
 
     def _startup(self, speed: Attempt) -> Verdict:
-        request = speed.request
+        request = self._request(speed)
         return startup.judge(
-            self._reading(speed),
+            self.reading(speed),
             speed.end,
             request["workload"]["steps"],
             workload_of(request),
-            device_memory(speed, self._reading(speed)),
+            device_memory(speed, self.reading(speed)),
         )
 
     def _throughput(self, speed: Attempt) -> Verdict:
-        request = speed.request
+        request = self._request(speed)
         minimum = self.requirements.minimum_tgs(request, request["accelerator"])
-        return throughput.judge(self._reading(speed).steps, workload_of(request), minimum)
+        return throughput.judge(self.reading(speed).steps, workload_of(request), minimum)
 
     def _determinism(self, first: Attempt, second: Attempt) -> Verdict:
-        length = min(STEPS, first.request["workload"]["steps"])
-        readings = self._reading(first), self._reading(second)
+        request = self._request(first)
+        length = min(STEPS, request["workload"]["steps"])
+        readings = self.reading(first), self.reading(second)
         return determinism.judge(
             readings[0].steps,
             readings[1].steps,
             self.policy.determinism,
-            workload_of(first.request),
+            workload_of(request),
             length,
-            self._reference(first.request),
+            self._reference(request),
+            request["accelerator"],
         )
 
     def _convergence(self, long: Attempt) -> Verdict:
-        request = long.request
+        request = self._request(long)
         workload = request["workload"]
         return convergence.judge(
-            self._reading(long).steps,
+            self.reading(long).steps,
             workload_of(request),
             self.requirements.maximum_loss(request),
             workload["steps"],
             workload.get("hours"),
         )
 
-    def _reference(self, request: Mapping[str, Any]) -> None:
-        return None
+    def _reference(self, request: Mapping[str, Any]) -> Reference | None:
+        return references.find(request, self.policy.reference)
 
     def _stopped(self, attempt: Attempt, criterion: str) -> Verdict | None:
         """The one line of a criterion whose run did not complete; startup tells the whole story."""
@@ -158,6 +164,10 @@ class Judge:
             if verdict.outcome != "pass":
                 reason = f"not run: no long run for a case whose {short} did not pass ({verdict.code})"
                 return Verdict("not run", "convergence-short-runs-failed", reason)
+        speed = self._latest(case, "speed")
+        if speed and self.requirements.maximum_loss(self._request(speed)) is None:
+            reason = "not run: no requirement on record (--max-loss or --requirements sets a maximum loss)"
+            return Verdict("not run", "convergence-no-requirement", reason)
         model = model_of(case)
         for other in evidence.cases(self.results):
             if other != case and model_of(other) == model and self._latest(other, run):
@@ -169,7 +179,16 @@ class Judge:
     def _latest(self, case: str, run: str) -> Attempt | None:
         return evidence.latest(self.results, case, run)
 
-    def _reading(self, attempt: Attempt) -> Reading:
+    def _request(self, attempt: Attempt) -> dict[str, Any]:
+        """What was asked for; of logs brought from elsewhere, what is assumed."""
+        request = attempt.request
+        if request:
+            return request
+        if self.assumptions is None:
+            raise EvidenceError(f"{attempt.name}: there is no request.json; the evidence is damaged")
+        return self.assumptions.request(attempt)
+
+    def reading(self, attempt: Attempt) -> Reading:
         """What the logs say; kept once the attempt has ended, for then it cannot change."""
         if attempt.path not in self._readings:
             reading = read(attempt.logs)

@@ -36,13 +36,20 @@ class Verdicts:
 
     def _deserves_long_run(self, case: Case) -> bool:
         """Short runs come first, of all cases of the model: one long run a model, for the fastest that passed."""
-        if not self._short_runs_pass(case):
+        if not self._can_converge(case) or not self._short_runs_pass(case):
             return False
         if self.runs.setup.options.long_all:
             return True
         rivals = [c for c in self.selected if (c.model, c.dataset) == (case.model, case.dataset)]
         passed = [c for c in rivals if self._short_runs_pass(c)]
         return case == max(passed, key=lambda c: self.judge.sustained_tgs(c.name))
+
+    def _can_converge(self, case: Case) -> bool:
+        """A long run without a length or a maximum loss on record would burn days for no verdict."""
+        if self.runs.setup.options.evidence:
+            return True
+        request = self.runs.request(case, "long")
+        return bool(request["workload"]["steps"]) and self.judge.requirements.maximum_loss(request) is not None
 
     def _short_runs_pass(self, case: Case) -> bool:
         for criterion in SHORT_CRITERIA:
