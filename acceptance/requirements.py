@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from acceptance.criteria.verdict import Requirement
-from fixtures.cases import Layout
+from fixtures.cases import DATASETS, LAYOUT_NAME, Layout
 from fixtures.internlm import flops
-from fixtures.internlm.models import is_tiny
+from fixtures.internlm.models import is_tiny, known
 from fixtures.toml import load_toml
 
 DEFAULTS = Path(__file__).parents[1] / "configs" / "requirements.toml"
@@ -129,6 +129,15 @@ def _text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
+def _model(value: Any) -> bool:
+    names = [name + suffix for name in known() for suffix in ("", *(f"-{d}" for d in DATASETS))]
+    return _text(value) and any(fnmatchcase(name, value) for name in names)
+
+
+def _layout(value: Any) -> bool:
+    return _text(value) and (value == "any" or LAYOUT_NAME.fullmatch(value) is not None)
+
+
 def _figures(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return _positive(value)
@@ -142,8 +151,8 @@ def _steps(value: Any) -> bool:
 # key -> (check, what belongs there); those of REQUIRED must be there.
 KEYS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
     "tgs": {
-        "model": (_text, "a model's name, in which * stands for anything"),
-        "layout": (_text, 'a layout as in the case\'s name, or "any"'),
+        "model": (_model, "the name of a known model, in which * stands for anything,"),
+        "layout": (_layout, 'a layout as in the case\'s name (tp1-pp1-zero8), or "any"'),
         "family": (_text, 'a profile of configs/devices, or "any"'),
         "tgs": (_figures, "a TGS above 0, or a table of them by number of devices"),
         "factor": (_positive, "a number above 0"),
@@ -151,14 +160,14 @@ KEYS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
         "source": (_text, "where the number comes from"),
     },
     "loss": {
-        "model": (_text, "a model's name, in which * stands for anything"),
+        "model": (_model, "the name of a known model, in which * stands for anything,"),
         "maximum": (_positive, "a loss above 0"),
         "entropy_floors": (_positive, "a number above 0"),
         "unit": (lambda v: v == LOSS_UNIT, f'"{LOSS_UNIT}"'),
         "source": (_text, "where the number comes from"),
     },
     "long": {
-        "model": (_text, "a model's name, in which * stands for anything"),
+        "model": (_model, "the name of a known model, in which * stands for anything,"),
         "steps": (_steps, "a whole number of steps"),
         "hours": (_positive, "hours above 0"),
         "source": (_text, "where the number comes from"),

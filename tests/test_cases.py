@@ -60,8 +60,9 @@ def test_fsdp_without_data_parallelism_is_nothing_of_its_own():
 
 
 def test_extended_has_every_model_where_it_fits():
-    assert {case.model for case in select(None, True, (), 64)} == set(models.known()) - {"tiny-moe"}
     assert {case.model for case in select(None, True, (), 8)} == set(models.known())
+    on_64 = {case.model for case in select(None, True, (), 64)}
+    assert {model for model in models.known() if not models.is_tiny(model)} <= on_64
 
 
 def test_exactly_the_models_named():
@@ -79,7 +80,10 @@ def test_fine_tuning_cases_come_with_data_only():
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"models_": None, "world": 3, "cpu": True}, "global batch of 32 does not divide.*--global-batch 30"),
+        (
+            {"models_": None, "world": 3, "cpu": True},
+            r"tiny-.*: a global batch of \d+ does not divide.* .dp 3.*--global-batch \d+",
+        ),
         ({"models_": ["8B"], "world": 8}, "unknown model 8B; the models are tiny, 7B, 13B, .*65B"),
         ({"models_": ["7B"], "world": 6}, "512 does not divide .*dp 6.*--global-batch 510"),
         (
@@ -194,6 +198,7 @@ def test_a_bad_layout_is_named(text):
 )
 def test_names(layout, name):
     assert layout.name == name
+    assert cases.LAYOUT_NAME.fullmatch(name)
 
 
 def test_seven_b_on_eight_devices_is_cut_as_the_procedure_says():
@@ -230,10 +235,21 @@ def test_a_batch_may_be_smaller_never_larger():
 
 
 def test_a_pipeline_gets_enough_micro_batches_to_fill():
-    case = cases.fit("tiny", Layout(1, 2, 1), 32)
-    assert case.micro_num >= 2
+    case = cases.fit("7B", Layout(1, 2, 1), 512)
+    assert (case.micro_bsz, case.micro_num) == (1, 2)
     with pytest.raises(CaseError, match="too few for 2 pipeline stages with micro_bsz 1"):
-        cases.fit("tiny", Layout(1, 2, 1), 64)
+        cases.fit("7B", Layout(1, 2, 1), 1024)
+
+
+def test_without_flash_attention_a_pipeline_joins_micro_bsz_micro_batches():
+    for world in (2, 4):
+        case = cases.fit("tiny", Layout(1, 2, 1), world)
+        assert case.micro_num % case.micro_bsz == 0
+        assert case.micro_num // case.micro_bsz >= 2
+    own = {"data.micro_bsz": 16}
+    assert cases.fit("7B", Layout(1, 2, 1), 8, settings=own).micro_num == 8
+    with pytest.raises(CaseError, match="too few for 2 pipeline stages with micro_bsz 16"):
+        cases.fit("7B", Layout(1, 2, 1), 8, settings=own | {"model.use_flash_attn": False})
 
 
 def test_internlm2_grows_its_batch_with_the_ranks_as_its_owners_do():

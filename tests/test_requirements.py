@@ -140,6 +140,8 @@ ROW = '[[tgs]]\nmodel = "7B"\nlayout = "any"\ntgs = 10\nunit = "tokens/GPU/s"\ns
     ("text", "says"),
     [
         (ROW.replace("tokens/GPU/s", "tokens/s"), r"\[\[tgs\]\] number 1 \(7B\): unit = 'tokens/s'; \"tokens/GPU/s\""),
+        (ROW.replace('"7B"', '"8B"'), "model = '8B'; the name of a known model"),
+        (ROW.replace('"any"', '"tp1-zero8"'), "layout = 'tp1-zero8'; a layout as in the case's name"),
         (ROW + "colour = 1\n", "unknown key colour; known are model, layout"),
         (ROW.replace("tgs = 10", "tgs = -10"), "tgs = -10; a TGS above 0"),
         (ROW.replace("tgs = 10", "tgs = nan"), "tgs = nan; a TGS above 0"),

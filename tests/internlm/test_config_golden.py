@@ -24,7 +24,7 @@ GOLDEN = {
     "7B-32k-tp8-pp1-zerodp-isp-wp8-speed": ("7B-32k", Layout(8, 1, -1, mode="isp", wp=8), 8, {}),
     "MoE4-7B-tp1-pp1-zerodp-speed": ("MoE4-7B", Layout(1, 1, -1), 8, {}),
     "InternLM2-70B-tp4-pp8-zerodp-speed": ("InternLM2-70B", Layout(4, 8, -1), 32, {}),
-    "tiny-tp1-pp2-zero1-speed-cpu": ("tiny", Layout(1, 2, 1), 2, {"accelerator": "cpu"}),
+    "tiny-llama2-tp2-pp1-zero1-speed-cpu": ("tiny-llama2", Layout(2, 1, 1), 2, {"accelerator": "cpu"}),
 }
 
 
