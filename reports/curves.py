@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from fixtures.steps import Floats, Steps
 from reports.charts import Chart, Level, Series, Span
 from reports.language import Words
-from reports.text import number
+from reports.text import moment, number
 
 GIB = 2**30
 HISTOGRAM_BINS = 28
@@ -286,10 +285,8 @@ def _tokens_per_joule(words: Words, ran: Ran, power: Power, warmup: int) -> str:
 def _window(ran: Ran, warmup: int) -> tuple[float, float, int] | None:
     """Epoch seconds of the first and last step after the warm-up, and the tokens between; None where unknown."""
     steps = ran.steps
-    try:
-        offset = datetime.fromisoformat(str(ran.request.get("started"))).utcoffset()
-    except ValueError:
-        return None
+    started = moment(ran.request.get("started"))
+    offset = started.utcoffset() if started else None
     if offset is None or len(steps) < warmup + 3:
         return None
     start, end = (float(steps.time[i]) - offset.total_seconds() for i in (warmup, -1))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from datetime import datetime
 from typing import Any
 
 from markupsafe import Markup
@@ -20,6 +21,9 @@ _DECEIVING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
     "\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff\U000e0000-\U000e007f]"
 )
+
+
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d{3}|\.\d{6})?[+-]\d\d:\d\d", re.ASCII)
 
 
 def clean(text: str, limit: int = LIMIT) -> str:
@@ -76,6 +80,19 @@ def pair(value: float | int | None, limit: float | int | None) -> tuple[str, str
         if value == limit or texts[0] != texts[1]:
             break
     return texts
+
+
+def moment(text: Any) -> datetime | None:
+    """The time in an ISO text with a UTC offset, as the suite writes it; None for anything else.
+
+    Python versions differ in what else `fromisoformat` takes, and a report is the same bytes under each.
+    """
+    if not isinstance(text, str) or not _MOMENT.fullmatch(text):
+        return None
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def duration(seconds: float | None) -> str:

@@ -7,7 +7,6 @@ import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from markupsafe import Markup
@@ -18,7 +17,7 @@ from reports.curves import charts
 from reports.gather import Evidence, Tried
 from reports.language import Words
 from reports.results import CRITERIA
-from reports.text import duration, number, pair, script_json
+from reports.text import duration, moment, number, pair, script_json
 
 WORST = ("fail", "inconclusive", "not run", "pass")  # a case is as good as its worst criterion
 HOLDS = {
@@ -275,29 +274,18 @@ def _devices(words: Words, devices: Sequence[Any]) -> str:
 def _period(found: Mapping[str, Evidence]) -> str:
     """When the judged runs were made, from their own records."""
     judged = [t for e in found.values() for t in e.tried if t.judged]
-    starts = sorted(filter(None, (_moment(t.request.get("started")) for t in judged)))
-    ends = sorted(filter(None, (_moment(t.end.get("ended")) for t in judged)))
+    starts = sorted(filter(None, (moment(t.request.get("started")) for t in judged)))
+    ends = sorted(filter(None, (moment(t.end.get("ended")) for t in judged)))
     if not starts:
         return ""
     first = when(starts[0].isoformat())
     return f"{first} – {when(ends[-1].isoformat())}" if ends else first
 
 
-def _moment(text: Any) -> datetime | None:
-    try:
-        moment = datetime.fromisoformat(str(text))
-    except ValueError:
-        return None
-    return moment if moment.tzinfo else None
-
-
 def when(text: Any) -> str:
     """An ISO time as recorded, to the second, with its UTC offset; anything else as it stands."""
-    moment = _moment(text)
-    if moment is None:
-        return str(text or "–")
-    offset = moment.strftime("%z")
-    return f"{moment:%Y-%m-%d %H:%M:%S} {offset[:3]}:{offset[3:5]}"
+    at = moment(text)
+    return at.isoformat(" ", "seconds").replace("+", " +") if at else str(text or "–")
 
 
 def _attention(words: Words, cases: Sequence[Case]) -> Iterator[tuple[str, str, str, str]]:
