@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from acceptance import references
-from acceptance.criteria import convergence, determinism, startup, throughput
+from acceptance.criteria import convergence, determinism, startup, throughput, whole
 from acceptance.criteria.reference import CurveError, Reference
 from acceptance.criteria.verdict import Verdict, Workload
 from acceptance.requirements import Requirements
@@ -58,10 +58,9 @@ class Judge:
             if None in attempts:
                 return self._without_run(case, criterion, RUNS_NEEDED[criterion][attempts.index(None)])
             found = [attempt for attempt in attempts if attempt]
-            if criterion != "startup":
-                for attempt in found:
-                    if stopped := self._stopped(attempt, criterion):
-                        return stopped
+            for attempt in found:
+                if stopped := self._stopped(attempt, criterion):
+                    return stopped
             judge = getattr(self, f"_{criterion}")
             verdict: Verdict = judge(*found)
         except (EvidenceError, LogError, CurveError) as error:
@@ -78,7 +77,6 @@ class Judge:
         names = [*planned, *(name for name in evidence.cases(self.results) if name not in planned)]
         cases = [self._case(name, planned.get(name, {})) for name in sorted(names)]
         models = [model_result(model, cases) for model in dict.fromkeys(case["model"] for case in cases)]
-        certifiable = [model for model in models if model["certifiable"]]
         judged = [model for model in models if model["judged"]]
         return {
             "schema": SCHEMA,
@@ -88,7 +86,7 @@ class Judge:
                 "determinism": self.policy.determinism,
                 "reference": self.policy.reference.name if self.policy.reference else None,
             },
-            "conformant": bool(certifiable) and all(model["conformant"] for model in judged),
+            "conformant": any(m["certifiable"] for m in judged) and all(m["conformant"] for m in judged),
             "models": models,
             "cases": cases,
         }
@@ -106,12 +104,18 @@ class Judge:
         )
 
     def _throughput(self, speed: Attempt) -> Verdict:
-        request = self._request(speed)
+        request, reading = self._request(speed), self.reading(speed)
+        workload = workload_of(request)
+        if fault := whole.fault(reading.steps, request["workload"]["steps"], workload, reading.resumed):
+            return fault.verdict("throughput")
         minimum = self.requirements.minimum_tgs(request, request["accelerator"])
-        return throughput.judge(self.reading(speed).steps, workload_of(request), minimum)
+        return throughput.judge(reading.steps, workload, minimum)
 
     def _determinism(self, first: Attempt, second: Attempt) -> Verdict:
         request = self._request(first)
+        if odd := different(request, self._request(second)):
+            reason = f"The repeats are not of one request: they differ in {', '.join(odd)}."
+            return Verdict("fail", "determinism-requests-differ", reason)
         length = min(STEPS, request["workload"]["steps"])
         readings = self.reading(first), self.reading(second)
         return determinism.judge(
@@ -143,6 +147,8 @@ class Judge:
         end = attempt.end
         if attempt.request and not end:
             return Verdict("fail", f"{criterion}-unfinished", f"The run {attempt.name} has not ended, or died unseen.")
+        if criterion == "startup":
+            return None
         failure = end.get("failure") or {}
         if end and end.get("outcome") != "complete":
             what = failure.get("summary") or f"it was {end.get('outcome')}"
@@ -199,8 +205,8 @@ class Judge:
 
     def _case(self, name: str, planned: Mapping[str, Any]) -> dict[str, Any]:
         latest = {run: self._latest(name, run) for run in evidence.RUNS}
-        requests = {run: attempt.request for run, attempt in latest.items() if attempt}
-        request = next(iter(requests.values()), planned)
+        requests = {run: readable(attempt, "request") for run, attempt in latest.items() if attempt}
+        request = next(filter(None, requests.values()), planned)
         verdicts = {criterion: self.verdict(name, criterion) for criterion in CRITERIA}
         layout = request.get("layout", {})
         return {
@@ -228,14 +234,23 @@ class Judge:
                 attempt = self._latest(case, run)
                 if attempt is None:
                     continue
-                nodes |= {node["host"]: node for node in attempt.nodes if "host" in node}
-                accelerators.add(attempt.request.get("accelerator"))
-                versions.add(internlm_version(attempt.request))
+                request = readable(attempt, "request")
+                nodes |= {node["host"]: node for node in readable(attempt, "nodes") or [] if "host" in node}
+                accelerators.add(request.get("accelerator"))
+                versions.add(internlm_version(request))
         return {
             "accelerator": sorted(filter(None, accelerators)),
             "internlm": sorted(filter(None, versions)),
             "nodes": [nodes[host] for host in sorted(nodes)],
         }
+
+
+# What two repeats must have in common to be repeats.
+REPEATED = ("case", "layout", "world", "accelerator", "workload", "settings", "seed", "challenge", "internlm", "python")
+
+
+def different(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    return [key for key in REPEATED if first.get(key) != second.get(key)]
 
 
 def workload_of(request: Mapping[str, Any]) -> Workload:
@@ -295,8 +310,16 @@ def model_result(model: str, cases: Sequence[Mapping[str, Any]]) -> dict[str, An
     }
 
 
+def readable(attempt: Attempt, part: str) -> Any:
+    """A part of the evidence, {} where it is damaged: the verdicts have said so, the rest is still worth showing."""
+    try:
+        return getattr(attempt, part)
+    except EvidenceError:
+        return {}
+
+
 def attempt_json(attempt: Attempt, results: Path) -> dict[str, Any]:
-    end, request = attempt.end, attempt.request
+    end, request = readable(attempt, "end"), readable(attempt, "request")
     return {
         "path": str(attempt.path.relative_to(results)),
         "number": attempt.number,

@@ -56,6 +56,7 @@ CODES: dict[str, str] = {
     "determinism-diverged": "two repeats differ in a loss or gradient norm",
     "determinism-groups-differ": "two repeats print different gradient norms",
     "determinism-lengths-differ": "the two repeats have different lengths",
+    "determinism-requests-differ": "the two repeats were not asked for alike",
     "determinism-same-log": "the two repeats are one log twice",
     "determinism-outside-tolerance": "two repeats are further apart than the tolerance",
     "determinism-reference-missed": "the losses do not follow the reference curve",
