@@ -38,7 +38,8 @@ def check(path: Path, world: int) -> str | None:
         args_sanity_check()
         model = dict(gpc.config.model)
         inspect.signature(MODEL_INITIALIZER.get_module(gpc.config.model_type)).bind(**model)
-        dp, expected = gpc.get_world_size(ParallelMode.DATA), gpc.config.GLOBAL_BATCH
+        dp = gpc.get_world_size(ParallelMode.DATA)
+        expected = gpc.config.get("GLOBAL_BATCH") or gpc.config.BATCH_PER_RANK * dp
         batch = gpc.config.data.micro_bsz * gpc.config.data.micro_num * dp
         assert batch == expected, f"InternLM trains {batch} samples a step, the case says {expected}"
         assert gpc.config.data.gradient_accumulation == gpc.config.data.micro_num

@@ -1,6 +1,7 @@
 """Every case of every model passes InternLM's own checks, on 1 to 1,024 ranks."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fixtures import cases
-from fixtures.internlm import config
+from fixtures.internlm import config, models
 from tests.internlm.requests import request_of
 
 CHECKER = Path(__file__).with_name("check_configs.py")
@@ -43,6 +44,18 @@ def test_every_case_passes_internlms_own_checks(tmp_path):
     assert len(every) > 100
     answers = ask(tmp_path, [described(case) for case in every])
     assert len(answers) == len(every)
+    assert {name: said for name, said in answers.items() if said} == {}
+
+
+@pytest.mark.slow
+def test_every_model_file_passes_by_hand_on_the_devices_that_it_names(tmp_path):
+    configs = []
+    for model in models.known():
+        source = (models.FOLDER / f"{model}.py").read_text(encoding="utf-8")
+        nodes, ranks = re.search(r"(?:--nnodes=(\d+) )?--nproc[-_]per[-_]node[= ](\d+)", source).groups()
+        configs.append({"name": model, "world": int(nodes or 1) * int(ranks), "source": source})
+    answers = ask(tmp_path, configs)
+    assert len(answers) == len(models.known())
     assert {name: said for name, said in answers.items() if said} == {}
 
 
