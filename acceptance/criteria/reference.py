@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 SCHEMA = 1
 # losses depend on all of these: a curve recorded under other ones says nothing about this run
-KEY = ("model", "generation", "dp", "micro_bsz", "micro_num", "schedule")
+KEY = ("model", "generation", "dp", "micro_bsz", "micro_num", "schedule", "seed")
 
 
 class CurveError(ValueError):

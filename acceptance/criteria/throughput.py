@@ -22,6 +22,7 @@ UNIT = "tokens/GPU/s"
 # (python -m benchmarks.judge_power); more batches win power and lose that.
 BATCHES = 6
 T_95 = 2.015048  # one-sided 95 % quantile of Student's t with BATCHES - 1 degrees of freedom
+TOO_NOISY = 0.01  # bounds further away than this: the run is too noisy for its length
 FEWEST = 3 * BATCHES  # measured steps; fewer say nothing about noise
 
 # TGS and log times come from one clock; the log also sees what the timer leaves out (formatting, diagnosis)
@@ -90,14 +91,12 @@ def judge(steps: Steps, workload: Workload, minimum: Requirement | None, warmup:
         reason = f"{text} is below the minimum {limit:,.0f} {UNIT}.{why}"
         return Verdict("fail", "throughput-below-minimum", reason, rest, found)
     needed = steps_needed(result, limit)
-    if needed is None or needed > 10 * result.steps:
-        noise = f"step times vary by {result.variation:.1%}, too much for a run of {len(steps)} steps"
-        found = (*found, Finding("too-noisy", f"S{noise[1:]}."))
-        settle = f"{noise}; " + (
-            "no run length would settle it" if needed is None else f"about {needed + warmup:,} would settle it"
-        )
-    else:
-        settle = f"about {needed + warmup:,} steps would settle it"
+    settle = "no run length" if needed is None else f"about {needed + warmup:,} steps"
+    settle += " would settle it"
+    if 1 - result.lower / result.tgs > TOO_NOISY:
+        noise = f"tep times vary by {result.variation:.1%}, too much for a run of {len(steps)} steps"
+        found = (*found, Finding("too-noisy", f"S{noise}."))
+        settle = f"s{noise}; {settle}"
     reason = f"{text} is too close to the minimum {limit:,.0f} {UNIT} to tell: {settle}."
     return Verdict("inconclusive", "throughput-uncertain", reason, rest, found)
 
