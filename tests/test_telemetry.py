@@ -158,6 +158,16 @@ def test_a_tool_that_goes_on_printing_is_started_once(tmp_path):
     assert not psutil.pid_exists(pid)
 
 
+def test_half_a_line_of_a_stream_is_left_until_it_is_whole(tmp_path):
+    text = f"printf '0 SN-A 12'; while [ ! -e {tmp_path}/go ]; do sleep 0.02; done; echo '34 1'; sleep 60"
+    tool = Tool((script(tmp_path, "tool", text),), r"^0 (?P<id>SN-A) (?P<memory_used>\d+)", continuous=True)
+    source = Stream(tool, CHIPS)
+    until(lambda: source.rows() or source.rest == b"0 SN-A 12")
+    (tmp_path / "go").touch()
+    assert until(source.rows) == [{"rank": 0, "device": "SN-A", "memory_used": 1234 << 20}]
+    source.close()
+
+
 def test_a_stream_that_ends_is_named(tmp_path):
     source = Stream(Tool((script(tmp_path, "tool", "echo '0 SN-A 1 1'"),), LINE, continuous=True), CHIPS)
     watcher = Watcher(source, tmp_path / "t.jsonl")
@@ -236,7 +246,13 @@ def test_a_full_disk_ends_telemetry_not_the_run():
 
 def test_peaks_by_rank_pass_over_what_was_cut_short(tmp_path):
     path = tmp_path / "t.jsonl"
-    lines = [{"rank": 0, "memory_used": 5}, {"rank": 1, "memory_used": 9}, {"rank": 0, "memory_used": 7}, {"rank": 1}]
+    lines = [
+        {"rank": 0, "memory_used": 5},
+        {"rank": 1, "memory_used": 9},
+        {"rank": 0, "memory_used": 7},
+        {"rank": 1, "memory_used": 8},
+        {"rank": 1},
+    ]
     path.write_text("\n".join(map(json.dumps, lines)) + '\n[1]\n{"rank": 1, "memory_us')
     assert peaks(path) == {0: 7, 1: 9}
     assert peaks(tmp_path / "none") == {}
