@@ -31,7 +31,7 @@ def row(text, case):
 def test_seven_b_on_eight_devices():
     text = shown([cases.fit("7B", Layout(1, 1, 8), 8)])
     assert row(text, "7B-tp1-pp1-zero8")[1:] == [
-        *("8", "8", "512", "=", "2", "x", "32", "x", "8", "1,048,576", "63.2", "2.7", "h", "3670.2"),
+        *("8", "8", "512", "=", "2", "x", "32", "x", "8", "1,048,576", "61.2", "2.7", "h", "3670.2"),
     ]
     assert "long run of 7B: 100,000 steps or 72 h, about 72.0 h" in text
 
