@@ -84,17 +84,21 @@ def measure(ranks: int, changes: str, ours: bool) -> Start:
                 cwd=folder,
             )
             seconds, memory = None, 0
-            while process.poll() is None:
-                memory = max([memory, *map(peak, process.children(recursive=True))])
-                if seconds is None and FIRST_STEP in log.read_text(errors="replace"):
-                    seconds = time.monotonic() - began
-                time.sleep(0.02)
+            try:
+                while process.poll() is None:
+                    memory = max([memory, *map(resident, process.children(recursive=True))])
+                    if seconds is None and FIRST_STEP in log.read_text(errors="replace"):
+                        seconds = time.monotonic() - began
+                    time.sleep(0.02)
+            finally:
+                if process.poll() is None:
+                    process.terminate()  # torchrun ends its ranks
         if process.returncode != 0 or seconds is None:
             raise RuntimeError(f"the run failed with status {process.returncode}:\n{log.read_text()[-3000:]}")
     return Start(seconds, memory)
 
 
-def peak(process: psutil.Process) -> int:
+def resident(process: psutil.Process) -> int:
     """Resident memory now, bytes; 0 for a process that has ended."""
     try:
         return process.memory_info().rss
