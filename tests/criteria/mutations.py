@@ -599,7 +599,7 @@ def _(e: Evidence, rng: np.random.Generator) -> None:
 def _(e: Evidence, rng: np.random.Generator) -> None:
     del e.long[where(e.long)[-100] :]
     e.long_hours = 72.0
-    retime(e.long, lambda k, t: t * 1000)
+    retime(e.long, lambda k, t: t * 20_000)
 
 
 @mutation("no maximum on record", convergence="no-requirement")
