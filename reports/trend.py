@@ -65,10 +65,9 @@ class Section:
     def cells(self) -> tuple[str, str, str]:
         """TGS tonight, its change, and since when, for the table at the top."""
         tgs = self.found[0]
-        speaks = next((c for c in self.found if c.outcome == self.outcome), tgs)
         change = "–" if tgs.change is None else f"{tgs.change:+.1%}"
-        what = f"{speaks.title} since {speaks.since.label}" if speaks.since else ""
-        return number(tgs.tonight, 4), change, "; ".join(filter(None, (what, *self.failing)))
+        what = [f"{c.title} since {c.since.label}" for c in self.found if c.outcome == self.outcome and c.since]
+        return number(tgs.tonight, 4), change, "; ".join([*what, *self.failing])
 
 
 @dataclass(frozen=True)
@@ -225,7 +224,7 @@ def _strip(nights: Sequence[Night], verdicts: Mapping[int, Mapping[str, str]], t
             start, stop, word = at, at + cell, outcome
     marks = "".join(f'<path class="cell {word.replace(" ", "-")}" d="{"".join(d)}"/>' for word, d in paths.items())
     names = "".join(
-        f'<text class="tick" x="{LEFT - 6}" y="{i * STRIP + STRIP - 3}" text-anchor="end">{name[:7]}</text>'
+        f'<text class="tick" x="{LEFT - 6}" y="{i * STRIP + STRIP - 3}" text-anchor="end">{name}</text>'
         for i, name in enumerate(CRITERIA)
     )
     height = STRIP * len(CRITERIA)

@@ -13,10 +13,12 @@ import sys
 import zipfile
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 from fixtures.evidence import write_json
+from fixtures.options import ROOT
 from reports.__main__ import main
 from reports.history import calendar, store
 from reports.history.session import Session, compared
@@ -175,6 +177,30 @@ def test_nights_that_end_at_once_lose_nothing(tmp_path, history):
     assert len(rows(history, "SELECT * FROM verdicts")) == 36
     assert rows(history, "PRAGMA integrity_check") == [{"integrity_check": "ok"}]
     assert rows(history, "PRAGMA foreign_key_check") == []
+
+
+@pytest.mark.slow
+def test_two_nights_at_once_are_both_there(tmp_path, history):
+    """Two pytest sessions, each with xdist workers of its own, on one history."""
+    made = days(tmp_path, 2)
+    command = [
+        sys.executable, "-m", "pytest", "acceptance", "-p", "no:cacheprovider", "-n", "2", "-k", "tiny",
+        "-m", "not convergence", "--history", str(history), "--fail-on-regression",
+    ]  # fmt: skip
+    sessions = [
+        subprocess.Popen(
+            [*command, "--results", str(tmp_path / f"results-{i}"), "--evidence", str(night)], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for i, night in enumerate(made)
+    ]  # fmt: skip
+    output = [session.communicate()[0] for session in sessions]
+    assert [session.returncode for session in sessions] == [0, 0], output
+    assert len(rows(history, "SELECT * FROM runs")) == 6
+    assert {night["state"] for night in rows(history, "SELECT * FROM nights")} == {"complete"}
+    assert rows(history, "PRAGMA integrity_check") == [{"integrity_check": "ok"}]
+    properties = {p.get("name") for p in ElementTree.parse(tmp_path / "results-0" / "junit.xml").iter("property")}
+    assert {"tgs_lower95", "bit_equal_steps", "code"} <= properties
 
 
 KILLED = """
