@@ -176,6 +176,19 @@ def test_a_decisive_line_ends_ranks_that_wait_and_ignore_sigterm_and_moved_away(
     assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
+def test_the_cause_may_come_a_while_after_the_first_consequence(launch):
+    code = """
+        step(0)
+        say("ERROR train.py:3 in main -- Raise exception from h with rank id: 0")
+        say("RuntimeError: Connection closed by peer [127.0.0.1]:1")
+        time.sleep(1)
+        say("failed (exitcode: -9) local_rank: 1 (pid: 4) of binary: python", rank=0)
+        time.sleep(1000)
+    """
+    failure = ended(launch(code))["failure"]
+    assert (failure["class"], failure["rank"]) == ("killed", 1)
+
+
 def test_a_complaint_that_training_went_on_after_is_not_the_cause(launch):
     code = """
         say("ModuleNotFoundError: No module named 'rotary_emb'", rank=1)
