@@ -303,6 +303,26 @@ def test_a_folder_that_cannot_hold_leases(tmp_path):
         Leases(some(1), tmp_path / "file")
 
 
+def test_other_users_of_the_host_can_use_the_folder_too(tmp_path):
+    mask = os.umask(0o077)
+    try:
+        with Leases(some(1), tmp_path / "leases").acquire(1):
+            modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "leases").iterdir()}
+    finally:
+        os.umask(mask)
+    assert modes.pop("waiting") == (tmp_path / "leases").stat().st_mode & 0o777 == 0o777
+    assert set(modes) == {"changed", "mutex.lock", "node.lock", "device-0.lock"}
+    assert set(modes.values()) == {0o666}
+
+
+def test_a_lock_file_that_somebody_wrote_into_does_no_harm(tmp_path):
+    mine = Leases(some(1), tmp_path)
+    (tmp_path / "device-0.lock").write_text("not a time")
+    with mine.acquire(1, expected=5):
+        (tmp_path / "device-0.lock").write_text("nor this")
+        assert leases._until(tmp_path / "device-0.lock") == math.inf
+
+
 def test_cpu_processes_are_leased_within_a_session(tmp_path):
     mine = Leases.of(Found(profiles()["cpu"]), 4, tmp_path)
     assert len(mine.devices) == 4
