@@ -57,6 +57,11 @@ def test_the_file_is_written_whole_into_a_new_folder(tmp_path):
     assert [p.name for p in out.parent.iterdir()] == ["a.json"]
 
 
+def test_in_a_folder_the_file_is_named_after_the_host(tmp_path):
+    assert ask(tmp_path, "--profile", "cpu").returncode == 0
+    assert [p.name for p in tmp_path.iterdir()] == [f"{socket.gethostname()}.json"]
+
+
 def test_a_file_that_cannot_be_written_is_one_line_and_status_1(tmp_path):
     (tmp_path / "file").write_text("")
     done = ask(tmp_path / "file" / "a.json", "--profile", "cpu")
