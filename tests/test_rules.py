@@ -101,7 +101,13 @@ def test_open_lets_it_pass_and_lists_it(tmp_path, text, says):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("[data", "not valid TOML"), ("for = 3", "named after a model or a case"), ("[for]\n7B = 1", "named after")],
+    [
+        ("[for.8B.data]\nmicro_bsz = 1", r"\[for.8B\] names neither a model .tiny, 7B"),
+        ('[for."7B-tp8".data]\nmicro_bsz = 1', "names neither a model"),
+        ("[data", "not valid TOML"),
+        ("for = 3", "named after a model or a case"),
+        ("[for]\n7B = 1", "named after"),
+    ],
 )
 def test_an_unreadable_file_is_named(tmp_path, text, says):
     with pytest.raises(RuleError, match=says):
