@@ -230,8 +230,8 @@ def judge(results: Path, counts: dict[str, int]) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--mixes", type=int, default=6)
-    parser.add_argument("--seconds", type=float, default=30.0, help="lower bound that a mix is replayed in")
+    parser.add_argument("--mixes", type=int, default=5)
+    parser.add_argument("--seconds", type=float, default=60.0, help="lower bound that a mix is replayed in")
     parser.add_argument("--sessions", type=int, default=0, help="sessions with killed workers instead of mixes")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
