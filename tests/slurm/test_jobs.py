@@ -6,6 +6,7 @@ import os
 import sys
 import textwrap
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def prepared(root: Path, code: str, *, steps: int, site: str, detach: bool, limi
     script = path / "task.py"
     script.write_text(TASK + textwrap.dedent(code), encoding="utf-8")
     request = {
-        **{"case": "tiny", "run": "speed", "attempt": 1, "session": root.name, "seed": 1024},
+        **{"case": "tiny", "run": "speed", "attempt": 1, "session": uuid.uuid4().hex, "seed": 1024},
         **{"gpus": 2, "nodes": 2, "world": 4, "accelerator": "nvidia", "launcher": "slurm", "slurm_args": site},
         **{"internlm": {"train_py": str(script)}, "python": {"executable": sys._base_executable}, "detach": detach},
         "workload": {"steps": steps, "hours": None},
@@ -83,17 +84,17 @@ def ended(handle: supervisor.Handle, limit: float = 120) -> dict:
     return handle.attempt.end
 
 
-def until(condition, limit: float = 60):
+def until(condition, limit: float = 60, handle=None):
     deadline = time.monotonic() + limit
     while not (value := condition()):
-        assert time.monotonic() < deadline, "it does not come about"
+        assert time.monotonic() < deadline, f"it does not come about: {handle and handle.poll()}"
         time.sleep(0.05)
     return value
 
 
 def training(handle):
     """Waits for the first step."""
-    return until(lambda: (p := handle.poll()) and p.steps_seen)
+    return until(lambda: (p := handle.poll()) and p.steps_seen, handle=handle)
 
 
 def job_of(handle) -> str:
@@ -204,17 +205,18 @@ def test_a_node_that_fails_in_the_middle_is_named(launch, cluster):
 
 
 def test_a_silent_controller_is_shown_and_never_judged(launch, cluster):
-    handle = launch("steps(3)\ntime.sleep(6)")
+    code = "steps(2)\nwhile not os.path.exists('go'): time.sleep(0.1)\nstep(2)"
+    handle = launch(code, step_seconds_min=10)
     training(handle)
     cluster.stop_controller()
     try:
-        until(lambda: (p := handle.poll()) and "asked" in p.message)
-        until(lambda: "step=2" in (handle.attempt.path / "logs" / "rank-0.err").read_text())
-        time.sleep(8)  # the tasks have ended meanwhile
+        until(lambda: (p := handle.poll()) and "asked 2 times" in p.message)
+        time.sleep(10)  # longer than a step may take
         assert handle.poll() is not None
         assert not handle.attempt.end
     finally:
         cluster.start_controller()
+        (handle.attempt.path / "go").touch()
     assert (end := ended(handle))["outcome"] == "complete", end
 
 
