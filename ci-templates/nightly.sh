@@ -2,7 +2,7 @@
 # One night: short runs, trend page, retention. For systemd, cron and scrontab; CI systems have their own files.
 # The exit status is pytest's: 0 only if every verdict passed and nothing regressed.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 : "${NIGHTS:=$HOME/internlm-acceptance}" # results, history and trend page
 : "${PYTHON:=python3}"                   # your torch and InternLM; `pip install -e .` was run with it once
 : "${SELECT:=-k 7B}"
