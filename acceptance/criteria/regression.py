@@ -218,6 +218,8 @@ def _figure(figure: Figure, nights: Sequence[Night], accepted: int | None, cut: 
     between = _changed(nights[rows[current.start - 1]].context, nights[since].context)
     code = figure.code if outcome == "regressed" else "regression-improved"
     text = f"{words} against {math.exp(base.mean):,.4g} since the night of {nights[since].label}{_explain(between)}."
+    if outcome == "improved":
+        text += f" It is the baseline after {CONFIRM} nights, or once it is pinned."
     return comparison(outcome, code, since=nights[since], between=between, text=text)
 
 

@@ -17,7 +17,7 @@ from fixtures.options import Options
 from fixtures.runs import SHORT
 from reports import summary
 from reports.history import calendar, store
-from reports.history.session import Compared, Session, compared, import_evidence
+from reports.history.session import Session
 from reports.history.store import HistoryError
 
 LOOKED_BACK = 30  # nights whose gaps and changes are told after tonight's
@@ -47,20 +47,14 @@ class Nightly:
         """Write the night; the table for the terminal, and --summary's file. A night that cannot be written fails the
         session, whatever its verdicts."""
         try:
-            compared = self._recorded() if self.options.evidence else self.session.finish(results)
+            recorded = bool(self.options.evidence)
+            compared = self.session.recorded(self.options.requirements) if recorded else self.session.finish(results)
             events = self._events()
             if self.options.summary:
                 self.options.summary.write_text(summary.markdown(compared, events, report), encoding="utf-8")
         except (HistoryError, EvidenceError, OSError) as error:
             pytest.exit(f"the night was NOT written to the history: {error}", pytest.ExitCode.TESTS_FAILED)
         return summary.table(compared, events)
-
-    def _recorded(self) -> list[Compared]:
-        """With --evidence nothing was launched: the nights of that evidence are written, and the last one compared."""
-        for _ in import_evidence(self.session.path, [self.session.results], self.options.requirements):
-            pass
-        with store.opened(self.session.path) as connection:
-            return [compared(connection, line, self.options.compare) for line in store.lines(connection, 1)]
 
     def _events(self) -> list[str]:
         """What the nights since the last one tell: missed, killed, another driver."""

@@ -18,6 +18,7 @@ from acceptance.requirements import load as load_requirements
 from fixtures import evidence, suite
 from fixtures.evidence import Attempt
 from fixtures.internlm import log
+from fixtures.runs import SHORT
 from reports.history import record, store
 from reports.history.record import Read, Rows
 from reports.history.store import Line
@@ -72,8 +73,8 @@ class Session:
             0, {row["run"]: {**row, **when, "losses": rows.curves.get(row["curve"])} for row in rows.runs}
         )
         with store.opened(self.path, create=True) as connection:
-            nights, accepted = baseline(connection, line, self.compare)
-            reused = store.known(connection, [short[0]["digest"]])  # an earlier night's, and on record
+            reused = store.found_as(connection, short[0]["digest"])  # an earlier night's, and on record
+            nights, accepted = baseline(connection, line, self.compare, reused[0] if reused else None)
         if self.compare and accepted is None:
             return Verdict("not run", "regression-too-few-nights", f"not run: {_not_pinned(self.compare, case)}")
         return regression.judge(nights if reused else (*nights, tonight), accepted, cut=bool(self.compare))
@@ -95,6 +96,19 @@ class Session:
             lines = dict.fromkeys(line_of(run) for run in runs if run["run"] != "long")
             return [compared(connection, line, self.compare) for line in lines]
 
+    def recorded(self, requirements: Path | None) -> list[Compared]:
+        """With --evidence nothing was launched: the nights of that evidence are written, and its last one compared."""
+        list(import_evidence(self.path, [self.results], requirements))
+        found = []
+        with store.opened(self.path) as connection:
+            for case in evidence.cases(self.results):
+                attempts = [evidence.latest(self.results, case, run) for run in SHORT]
+                digests = [record.digest_of(attempt) for attempt in attempts if attempt]
+                night = next(filter(None, (store.found_as(connection, digest) for digest in digests)), None)
+                if night:
+                    found.append(compared(connection, night[1], self.compare, night[0]))
+        return found
+
     def _night(self, results: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "key": self.key,
@@ -114,9 +128,11 @@ class Session:
             return False
 
 
-def compared(connection: sqlite3.Connection, line: Line, compare: str | None = None) -> Compared:
-    """The last night of a line against its baseline."""
-    nights, accepted = baseline(connection, line, compare)
+def compared(
+    connection: sqlite3.Connection, line: Line, compare: str | None = None, until: int | None = None
+) -> Compared:
+    """The last night of a line, or the night `until`, against its baseline."""
+    nights, accepted = baseline(connection, line, compare, until)
     if compare and accepted is None:
         text = f"{_not_pinned(compare, line.case)}."
         none = Comparison("tgs", "TGS", "tokens/GPU/s", "too few nights", "regression-too-few-nights", text=text)
@@ -124,12 +140,14 @@ def compared(connection: sqlite3.Connection, line: Line, compare: str | None = N
     return Compared(line, tuple(nights), regression.compare(nights, accepted, cut=bool(compare)))
 
 
-def baseline(connection: sqlite3.Connection, line: Line, compare: str | None) -> tuple[list[Night], int | None]:
+def baseline(
+    connection: sqlite3.Connection, line: Line, compare: str | None, until: int | None = None
+) -> tuple[list[Night], int | None]:
     """The nights to compare, oldest first, and the index of the one whose level is the baseline: that of the pin
     `compare`, else of the newest pin that has this line, else None."""
     names = [store.pinned(connection, compare)] if compare else [pin["night"] for pin in store.pins(connection)]
     pin = next((night for night in names if store.has(connection, night, line)), None)
-    nights = store.nights_of(connection, line, store.WINDOW, *([pin] if pin is not None else []))
+    nights = store.nights_of(connection, line, store.WINDOW, *([pin] if pin is not None else []), until=until)
     return nights, next((i for i, night in enumerate(nights) if night.night == pin), None)
 
 

@@ -219,11 +219,14 @@ class Line:
     machine_name: str = ""
 
 
-def nights_of(connection: sqlite3.Connection, line: Line, window: int = WINDOW, *pins: int) -> list[Night]:
-    """The last `window` nights of a line, oldest first; for every night of `pins`, the window that ends with it too."""
+def nights_of(
+    connection: sqlite3.Connection, line: Line, window: int = WINDOW, *pins: int, until: int | None = None
+) -> list[Night]:
+    """The last `window` nights of a line up to the night `until` (None: the last one), oldest first; for every night
+    of `pins`, the window that ends with it too."""
     key = {"case": line.case, "settings": line.settings, "machine": line.machine}
     order: dict[int, float] = {}
-    for last in (None, *pins):
+    for last in (until, *pins):
         # from the newest night back: SQLite stops at the limit, however long the history is
         order |= connection.execute(
             "SELECT n.id, n.started FROM nights n WHERE EXISTS (SELECT 1 FROM runs r WHERE r.night = n.id "
@@ -233,7 +236,8 @@ def nights_of(connection: sqlite3.Connection, line: Line, window: int = WINDOW, 
             {**key, "last": last, "window": window},
         ).fetchall()
     runs: dict[int, dict[str, sqlite3.Row]] = {}
-    for number in sorted(order, key=lambda number: (order[number], number)):
+    numbers = sorted(order, key=lambda number: (order[number], number))
+    for number in numbers[: numbers.index(until) + 1] if until in order else numbers:
         rows = connection.execute(
             "SELECT r.*, n.started AS night_started, n.utc_offset, c.losses FROM runs r "
             "JOIN nights n ON n.id = r.night "
@@ -316,6 +320,13 @@ def pins(connection: sqlite3.Connection) -> list[sqlite3.Row]:
     return connection.execute(
         "SELECT p.* FROM pins p WHERE p.id = (SELECT MAX(id) FROM pins q WHERE q.name = p.name) ORDER BY p.id DESC"
     ).fetchall()
+
+
+def found_as(connection: sqlite3.Connection, digest: str) -> tuple[int, Line] | None:
+    """The night and the line of an attempt that is on record."""
+    query = "SELECT night, case_name, settings, machine, machine_name FROM runs WHERE digest = ?"
+    row = connection.execute(query, (digest,)).fetchone()
+    return (row[0], Line(*tuple(row)[1:])) if row else None
 
 
 def has(connection: sqlite3.Connection, night: int, line: Line) -> bool:

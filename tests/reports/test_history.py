@@ -17,6 +17,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from acceptance.judge import Judge
+from acceptance.requirements import load as load_requirements
 from fixtures.evidence import write_json
 from fixtures.options import ROOT
 from reports.__main__ import main
@@ -379,3 +381,15 @@ def test_prune_stops_at_a_submission_that_it_cannot_read(tmp_path, history):
 
 def _sha256(path):
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_evidence_is_compared_as_of_its_own_night(tmp_path, history):
+    """Judging the twentieth night again does not look at what came later."""
+    made = days(tmp_path, 20)
+    made += [nights.make(RECORDED, tmp_path / f"slow-{i}", FIRST + timedelta(days=20 + i), speed=0.9) for i in range(3)]
+    reports("import", *made, "--history", history)
+    for evidence, outcome in ((made[19], "unchanged"), (made[-1], "regressed")):
+        session = Session(history, evidence, None, "host")
+        assert [one.worst.outcome for one in session.recorded(None)] == [outcome]
+        verdict = session.verdict(CASE, Judge(evidence, load_requirements()))
+        assert verdict.code == {"unchanged": "regression-unchanged", "regressed": "regression-tgs"}[outcome]
