@@ -26,10 +26,9 @@ from reports.history.store import Line
 
 @dataclass(frozen=True)
 class Compared:
-    """One case of tonight against its baseline. `nights` are those that it was compared with, tonight last."""
+    """One case of tonight against its baseline: a comparison a figure."""
 
     line: Line
-    nights: tuple[Night, ...]
     found: tuple[Comparison, ...]
 
     @property
@@ -136,8 +135,8 @@ def compared(
     if compare and accepted is None:
         text = f"{_not_pinned(compare, line.case)}."
         none = Comparison("tgs", "TGS", "tokens/GPU/s", "too few nights", "regression-too-few-nights", text=text)
-        return Compared(line, tuple(nights), (none,))
-    return Compared(line, tuple(nights), regression.compare(nights, accepted, cut=bool(compare)))
+        return Compared(line, (none,))
+    return Compared(line, regression.compare(nights, accepted, cut=bool(compare)))
 
 
 def baseline(
