@@ -5,7 +5,7 @@
 JOB_NAME = "tiny-internlm2"
 model_type = "INTERNLM2_PUBLIC"
 
-GLOBAL_BATCH = 32  # samples a step over all ranks: micro_bsz x micro_num x data parallel
+GLOBAL_BATCH = 8  # samples a step over all ranks: micro_bsz x micro_num x data parallel
 SEQ_LEN = 128
 HIDDEN_SIZE = 128
 NUM_ATTENTION_HEAD = 4
@@ -17,8 +17,8 @@ VOCAB_SIZE = 1024
 # dummy data: no folder is named
 data = dict(
     seq_len=SEQ_LEN,
-    micro_num=2,  # micro batches a step; at least the pipeline size
-    micro_bsz=8,  # sequences a micro batch
+    micro_num=1,  # micro-batches a step; at least the pipeline size
+    micro_bsz=4,  # sequences a micro-batch
     total_steps=400,  # length of this run
     fixed_random_dataset_seqlen=True,  # every sample fills the sequence
     use_packed_dataset=False,  # as use_flash_attn
