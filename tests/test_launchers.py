@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fixtures import slurm
-from fixtures.launchers import LAUNCHERS, meet
+from fixtures.launchers import LAUNCHERS, torchrun
 
 ATTEMPT = Path("/results/runs/7B-tp1-pp1-zero8/speed/attempt-1")
 
@@ -28,6 +28,20 @@ GOLDEN = {
         "/vendor/bin/python -m torch.distributed.run --nnodes=1 --nproc_per_node=8 --rdzv_backend=c10d "
         "--rdzv_endpoint=127.0.0.1:0 --local_addr=127.0.0.1 --max_restarts=0 --log_dir=ATTEMPT/logs --redirects=3 "
         "/internlm/train.py --config=ATTEMPT/config.py --launcher=torch --seed=1024",
+    ),
+    "torchrun, by ssh": (
+        {"nodes": 2, "world": 16, "hosts": ["gpu1", "gpu2"]},
+        "/vendor/bin/python HOSTS ATTEMPT gpu1 gpu2",
+    ),
+    "torchrun, a node of several": (
+        {"nodes": 2, "world": 16, "rdzv": "gpu1:29500"},
+        "/vendor/bin/python NODE ATTEMPT 0",
+    ),
+    "torchrun, by hand": (
+        {"nodes": 2, "world": 16},
+        "/vendor/bin/python -m torch.distributed.run --nnodes=2 --nproc_per_node=8 '--node_rank=$NODE_RANK' "
+        "'--master_addr=$MASTER_ADDR' '--master_port=$MASTER_PORT' --max_restarts=0 --log_dir=ATTEMPT/logs "
+        "--redirects=3 /internlm/train.py --config=ATTEMPT/config.py --launcher=torch --seed=1024",
     ),
     "slurm": (
         {"nodes": 4, "world": 32, "slurm_args": "-p internllm --time=02:00:00"},
@@ -53,7 +67,11 @@ def launcher(request):
 def test_the_command_is_the_one_that_a_reviewer_agreed_to(name):
     changes, text = GOLDEN[name]
     words = LAUNCHERS[name.partition(",")[0]](request(**changes), ATTEMPT)
-    assert words == shlex.split(text.replace("ATTEMPT", str(ATTEMPT)).replace("MEET", meet.__file__))
+    here = Path(torchrun.__file__).parent
+    places = {"ATTEMPT": ATTEMPT, "MEET": here / "meet.py", "HOSTS": here / "hosts.py", "NODE ": f"{here / 'node.py'} "}
+    for word, path in places.items():
+        text = text.replace(word, str(path))
+    assert words == shlex.split(text)
 
 
 def test_the_command_follows_from_the_request_alone(launcher):
