@@ -1,4 +1,5 @@
-# An InternLM of 1.6 billion parameters, for devices that 7B does not fit; pre-training on InternLM's dummy data. By hand, on 8 devices:
+# An InternLM of 1.6 billion parameters, for devices that 7B does not fit; pre-training on InternLM's dummy data.
+# By hand, on 8 devices:
 #   torchrun --nproc_per_node=8 train.py --config configs/models/1.6B.py --launcher torch
 # The suite replaces the layout, micro_bsz, micro_num and data.total_steps; all else is fixed.
 JOB_NAME = "1.6B"
