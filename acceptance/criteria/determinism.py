@@ -25,8 +25,8 @@ WINDOW_BIAS = 0.02
 # because small differences grow. So the band is tight early and on means, and wide on single late steps.
 BAND_EARLY = 0.025  # a single loss at step 0: three times the ninetieth percentile
 BAND_LATE = 0.5  # a single loss at the last step; in between it widens by the same factor every step
-BAND_WINDOW = 0.05  # the mean of any ten losses
-BAND_WINDOW_EARLY = 0.02  # the mean of the first ten
+BAND_WINDOW = 0.05  # the mean relative difference of any ten losses
+BAND_WINDOW_EARLY = 0.02  # that of the first ten
 BAND_LAST_FIFTH = 0.03  # the mean of the last fifth: ten times what honest families differ by
 
 
@@ -176,7 +176,7 @@ def _band(loss: Floats, curve: Floats, found: Distance) -> tuple[tuple[Measureme
     off = np.abs(loss / curve - 1) / width
     worst = int(np.argmax(off))
     ten = min(WINDOW, n)
-    windows = np.convolve(loss, np.ones(ten), "valid") / np.convolve(curve, np.ones(ten), "valid") - 1
+    windows = np.convolve(loss / curve - 1, np.ones(ten) / ten, mode="valid")  # each step counts alike, however steep
     fifth = max(n // 5, 1)
     early = abs(float(windows[0]))
     window = float(np.max(np.abs(windows)))

@@ -115,9 +115,12 @@ def other_family(rng: np.random.Generator, loss: np.ndarray) -> np.ndarray:
     n = len(loss)
     early = 0.0022 * np.exp(min(1.036 * abs(rng.standard_normal()), 1.9) * rng.choice([-1, 1]))
     bias = early * rng.choice([-1, 1]) * np.exp(-np.arange(n) / 20)
-    late = np.clip(rng.normal(0, 0.0045), -0.015, 0.015) * np.linspace(0, 1, n)
     single = (0.002 + 0.04 * (np.arange(n) / n) ** 2) * np.clip(rng.standard_normal(n), -3, 3)
-    return loss * (1 + bias + late + single)
+    curve = loss * (1 + bias + single)
+    fifth = slice(-max(n // 5, 1), None)
+    late = np.clip(rng.normal(0, 0.0045), -0.015, 0.015)
+    curve[fifth] *= (1 + late) * np.mean(loss[fifth]) / np.mean(curve[fifth])
+    return curve
 
 
 def evidence(seed: int, long_steps: int = 1200) -> tuple[Evidence, dict[str, Steps]]:
