@@ -1,15 +1,17 @@
 """The bundled trainer on a CPU that InternLM takes for a GPU: the path through the flash-attn stand-ins.
 
 Only the kernel is exchanged: in place of torch's `varlen_attn`, which needs CUDA, attention written out in full.
+Fused parts are those that TRAINER_FUSED names, by default none, in Triton's interpreter.
 """
 
+import os
 import sys
 from pathlib import Path
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from fixtures.internlm.trainer import accelerator, attention, train
+from fixtures.internlm.trainer import accelerator, attention, fused, train
 
 
 def plain_varlen_attention(
@@ -44,6 +46,13 @@ def pretend() -> None:
         accelerator.CPUAccelerator.get_accelerator_backend = gpu
 
     accelerator.install_cpu = install_as_gpu
+    prepare = train.prepare
+
+    def prepare_fused(config_file: Path) -> train.Session:
+        fused.install(fused.chosen(os.environ.get(fused.SWITCH, "none")))
+        return prepare(config_file)
+
+    train.prepare = prepare_fused
 
 
 def gpu(self):
@@ -53,5 +62,6 @@ def gpu(self):
 
 
 if __name__ == "__main__":
+    os.environ["TRITON_INTERPRET"] = "1"
     pretend()
     train.end(train.main())
