@@ -75,7 +75,8 @@ def main() -> int:
 def noise(histories: int) -> bool:
     print(f"{histories} histories of {NIGHTS} nights, noise {NOISE:.0%}, drop {DROP:.0%}")
     print(
-        f"{'noise':14} {'alarms a night':>15} {'1 in':>6} {'red nights':>11}   found within {WITHIN} after 20, 30, 40 nights"
+        f"{'noise':14} {'alarms a night':>15} {'1 in':>6} {'red nights':>11}   "
+        f"found within {WITHIN} nights after 20, 30, 40"
     )
     good = True
     for name, kind in (
@@ -146,16 +147,24 @@ def cost(nights: int, cases: int) -> bool:
                 trend.write(connection, out)
 
         drawn, size = timed(page), out.stat().st_size
-    print(f"session start and end: {begin + finish:.2f} s of {SESSION_SECONDS} s allowed")
-    print(f"page: {drawn:.2f} s of {PAGE_SECONDS} s, {size / 1e6:.2f} MB of {PAGE_BYTES / 1e6:.0f} MB allowed")
-    return begin + finish < SESSION_SECONDS and drawn < PAGE_SECONDS and size < PAGE_BYTES
+    session_cpu, session_clock = (a + b for a, b in zip(begin, finish, strict=True))
+    page_cpu, page_clock = drawn
+    print(
+        f"session start and end: {session_cpu:.2f} s of {SESSION_SECONDS} s allowed "
+        f"({session_clock:.2f} s by the clock)"
+    )
+    print(
+        f"page: {page_cpu:.2f} s of {PAGE_SECONDS} s allowed ({page_clock:.2f} s by the clock), "
+        f"{size / 1e6:.2f} MB of {PAGE_BYTES / 1e6:.0f} MB allowed"
+    )
+    return session_cpu < SESSION_SECONDS and page_cpu < PAGE_SECONDS and size < PAGE_BYTES
 
 
-def timed(work: Callable[[], None]) -> float:
-    """CPU seconds and waiting for the disk; other processes on the machine are not counted."""
-    began = time.process_time()
+def timed(work: Callable[[], None]) -> tuple[float, float]:
+    """CPU seconds, which decide, and seconds on the clock, which other processes on the machine lengthen."""
+    cpu, clock = time.process_time(), time.perf_counter()
     work()
-    return time.process_time() - began
+    return time.process_time() - cpu, time.perf_counter() - clock
 
 
 def fill(path: Path, nights: int, cases: int) -> None:
