@@ -66,7 +66,9 @@ def measure(options: argparse.Namespace) -> None:
 
     train.log_like_internlm()
     train.start(argparse.Namespace(config=options.config, launcher="torch", port=8888, seed=1024))
+    undo = fused.install(["optimizer"])  # for its quick start
     session = train.prepare(options.config)
+    fused.remove(undo)
     layers = [m for m in session.trainer.engine.model.modules() if hasattr(m, "dropout_selective_checkpoint")]
     parts = list(fused.PARTS)
     rows: list[tuple[str, list[str], float]] = [("InternLM's formulas", [], float(options.recompute))]
