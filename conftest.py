@@ -277,12 +277,14 @@ def hand_over(config: pytest.Config) -> None:
     """results.json and conformance.html from all evidence, and the verdict table."""
     from pytest_html.basereport import BaseReport
 
-    from reports import console, page  # not needed to collect
+    from reports import console, derived, ocp, page  # not needed to collect
 
     options = config.stash[SETUP].options
     judged = judge(config)
     results = judged.results_json(config.stash[SELECTED])
     evidence.write_json(options.results / "results.json", results)
+    derived.keep_rules(options.results, options.requirements, options.reference)
+    ocp.write(options.results, results, judged.results, judged.reading)
     document = Path(config.option.htmlpath)
     report = page.write(
         options.results,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from acceptance.requirements import Requirements
 from fixtures import evidence, rules, suite
 from fixtures.cases import Case
 from fixtures.evidence import Attempt, EvidenceError
-from fixtures.internlm import flops
+from fixtures.internlm import flops, seeds
 from fixtures.internlm.log import LogError, Reading, read
 from fixtures.internlm.models import is_tiny
 from fixtures.recorded import Assumptions
@@ -49,7 +50,7 @@ class Judge:
     requirements: Requirements
     policy: Policy = field(default_factory=Policy)
     assumptions: Assumptions | None = None  # of logs without a request; None: they are not judged
-    _readings: dict[Path, Reading] = field(default_factory=dict)
+    _readings: MutableMapping[Path, Reading] = field(default_factory=dict)
 
     def verdict(self, case: str, criterion: str) -> Verdict:
         """The verdict of one criterion for one case; what cannot be read is a fail, with the file named."""
@@ -59,12 +60,13 @@ class Judge:
                 return self._without_run(case, criterion, RUNS_NEEDED[criterion][attempts.index(None)])
             found = [attempt for attempt in attempts if attempt]
             for attempt in found:
-                if stopped := self._stopped(attempt, criterion):
+                if stopped := self._stopped(attempt, criterion) or self._other_seed(attempt, criterion):
                     return stopped
             judge = getattr(self, f"_{criterion}")
             verdict: Verdict = judge(*found)
         except (EvidenceError, LogError, CurveError) as error:
-            return Verdict("fail", f"{criterion}-unreadable", f"The evidence cannot be read: {error}")
+            why = str(error).replace(f"{self.results}{os.sep}", "")  # the same sentence wherever it lies
+            return Verdict("fail", f"{criterion}-unreadable", f"The evidence cannot be read: {why}")
         return verdict
 
     def sustained_tgs(self, case: str) -> float:
@@ -85,6 +87,8 @@ class Judge:
             "policy": {
                 "determinism": self.policy.determinism,
                 "reference": self.policy.reference.name if self.policy.reference else None,
+                "min_tgs": self.requirements.min_tgs,
+                "max_loss": self.requirements.max_loss,
             },
             "conformant": any(m["certifiable"] for m in judged) and all(m["conformant"] for m in judged),
             "models": models,
@@ -159,6 +163,14 @@ class Judge:
                 quoted=tuple(failure.get("quoted", ())) if criterion == "determinism" else (),
             )
         return None
+
+    def _other_seed(self, attempt: Attempt, criterion: str) -> Verdict | None:
+        """A run seeded otherwise than it was asked to be is another run; one that broke off says more by why."""
+        request = self._request(attempt)
+        if request.get("seed") is None or (attempt.end and attempt.end.get("outcome") != "complete"):
+            return None
+        odd = seeds.contradiction(self.reading(attempt).seeds, request["seed"], bool(request.get("challenge")))
+        return Verdict("fail", f"{criterion}-seed-contradicted", f"In {attempt.name}, {odd}.") if odd else None
 
     def _without_run(self, case: str, criterion: str, run: str) -> Verdict:
         if criterion != "convergence":

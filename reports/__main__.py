@@ -15,7 +15,11 @@ COMMANDS = {
     "html": "make the conformance report of a results folder again",
     "history": "keep the nights and compare them: import, export, pin, page, prune",
     "reference": "make a reference loss curve from evidence",
+    "pack": "pack a results folder as a submission",
+    "check": "check a submission without an accelerator: trust nothing but its evidence",
 }
+
+MODULES = {"pack": "package"}  # where the module's name is another
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
         if name in given[:1]:
-            module = importlib.import_module(f"reports.{name}")
+            module = importlib.import_module(f"reports.{MODULES.get(name, name)}")
             module.add_arguments(command)
             command.set_defaults(main=module.main)
     parsed = parser.parse_args(given)

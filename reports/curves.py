@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Ran:
     memory: Mapping[int, float]  # rank -> peak GiB that torch allocated
     device_memory: float | None  # GiB of one device, None where it is not known
     telemetry: Path
+    bindings: Mapping[int, tuple[str, int]] = field(default_factory=dict)  # rank -> (host, device ordinal)
 
 
 def charts(words: Words, case: Mapping[str, Any], ran: Mapping[str, Ran], warmup: int) -> list[Chart]:

@@ -70,6 +70,7 @@ def gather(root: Path, case: Mapping[str, Any], read: Read) -> Evidence:
                     {rank: peak.max_allocated for rank, peak in reading.memory.items()},
                     _device_memory(one.nodes),
                     attempt.telemetry,
+                    reading.bindings,
                 )
     return Evidence(tuple(tried), ran, tuple(missing))
 

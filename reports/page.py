@@ -82,7 +82,7 @@ def render(
     words = Words(language)
     judged, digest = load(results / "results.json")
     root = evidence or results
-    view = build(words, judged, digest, {c["case"]: gather(root, c, read) for c in judged["cases"]})
+    view = build(words, judged, digest, lambda case: gather(root, case, read))
     tests = _framed(tests_html) if tests_html else None
     script = Markup(read_template("page.js"))
     return (

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from markupsafe import Markup
@@ -172,10 +172,16 @@ class Table:
     rows: Sequence[Sequence[str]]
 
 
-def build(words: Words, results: Mapping[str, Any], digest: str, found: Mapping[str, Evidence]) -> View:
-    """The page of `results` (validated) and the evidence of each of its cases, by name."""
+def build(
+    words: Words, results: Mapping[str, Any], digest: str, gather: Callable[[Mapping[str, Any]], Evidence]
+) -> View:
+    """The page of `results` (validated); `gather` gives the evidence of one of its cases."""
     anchors = _anchors(results["cases"])
-    cases = [_case(words, case, found[case["case"]], anchors[case["case"]]) for case in results["cases"]]
+    cases, found = [], {}
+    for case in results["cases"]:
+        evidence = gather(case)
+        cases.append(_case(words, case, evidence, anchors[case["case"]]))
+        found[case["case"]] = replace(evidence, ran={})  # steps are large, and drawn by now
     bar = _bar(words, results)
     heading, tone, sentence = _statement(words, results, not bar)
     counts = Counter(j.outcome for case in cases for j in case.judged)

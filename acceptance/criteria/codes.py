@@ -32,6 +32,7 @@ _EACH = {
     "skipped-updates": "InternLM skipped parameter updates",
     "tokens-per-step": "tokens per step contradict the global batch",
     "not-finite": "a figure is NaN or infinite",
+    "seed-contradicted": "the log names another seed than was asked for",
 }
 
 CODES: dict[str, str] = {

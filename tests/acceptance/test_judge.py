@@ -12,7 +12,18 @@ from acceptance.judge import CRITERIA, RUNS_NEEDED, Judge
 from acceptance.requirements import load
 from fixtures.evidence import SCHEMA, read_json, write_json
 from fixtures.recorded import Assumptions
-from tests.acceptance.evidence_7b import CASE, COMPLETE, FAILED, LONG_STEPS, OTHER, judge, lab, record, write_attempt
+from tests.acceptance.evidence_7b import (
+    CASE,
+    COMPLETE,
+    FAILED,
+    LONG_STEPS,
+    OTHER,
+    RAN,
+    judge,
+    lab,
+    record,
+    write_attempt,
+)
 from tests.criteria.honest import evidence
 from tests.internlm.requests import request_of
 
@@ -123,7 +134,7 @@ def test_one_long_run_a_model(tmp_path):
 def test_a_case_that_failed_has_no_long_run_and_says_so(tmp_path):
     record(tmp_path / "r", runs=("speed", "repeat-1"))
     made, _ = evidence(99)
-    request = request_of(CASE, "repeat-2", accelerator="nvidia") | {"seed": 1024}
+    request = request_of(CASE, "repeat-2", accelerator="nvidia") | RAN
     write_attempt(tmp_path / "r", CASE.name, "repeat-2", 1, request, "\n".join(made.second), COMPLETE)
     found = judge(tmp_path / "r", tmp_path)
     assert found.verdict(CASE.name, "determinism").code == "determinism-diverged"
