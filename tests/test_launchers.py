@@ -16,7 +16,7 @@ ATTEMPT = Path("/results/runs/7B-tp1-pp1-zero8/speed/attempt-1")
 def request(**changes) -> dict:
     return {
         **{"case": "7B-tp1-pp1-zero8", "run": "speed", "attempt": 1, "session": "5e55", "seed": 1024},
-        **{"gpus": 8, "nodes": 1, "world": 8, "accelerator": "nvidia", "slurm_args": None, "hosts": [], "rdzv": None},
+        **{"gpus": 8, "nodes": 1, "world": 8, "accelerator": "nvidia", "slurm_args": None, "hosts": []},
         **{"internlm": {"train_py": "/internlm/train.py"}, "python": {"executable": "/vendor/bin/python"}},
         **changes,
     }
@@ -32,10 +32,6 @@ GOLDEN = {
     "torchrun, by ssh": (
         {"nodes": 2, "world": 16, "hosts": ["gpu1", "gpu2"]},
         "/vendor/bin/python HOSTS ATTEMPT gpu1 gpu2",
-    ),
-    "torchrun, a node of several": (
-        {"nodes": 2, "world": 16, "rdzv": "gpu1:29500"},
-        "/vendor/bin/python NODE ATTEMPT 0",
     ),
     "torchrun, by hand": (
         {"nodes": 2, "world": 16},
@@ -68,7 +64,7 @@ def test_the_command_is_the_one_that_a_reviewer_agreed_to(name):
     changes, text = GOLDEN[name]
     words = LAUNCHERS[name.partition(",")[0]](request(**changes), ATTEMPT)
     here = Path(torchrun.__file__).parent
-    places = {"ATTEMPT": ATTEMPT, "MEET": here / "meet.py", "HOSTS": here / "hosts.py", "NODE ": f"{here / 'node.py'} "}
+    places = {"ATTEMPT": ATTEMPT, "MEET": here / "meet.py", "HOSTS": here / "hosts.py"}
     for word, path in places.items():
         text = text.replace(word, str(path))
     assert words == shlex.split(text)
