@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from acceptance.judge import REPEATED, Policy
-from acceptance.requirements import Requirements, RequirementsError
+from acceptance.requirements import DEFAULTS, Requirements, RequirementsError
 from acceptance.requirements import load as load_requirements
 from fixtures import archive, evidence, probe, rules, suite
 from fixtures.archive import ArchiveError, Digest
@@ -236,9 +236,12 @@ def dates(told: Told, package: Package) -> Iterator[str]:
 
 
 def length(told: Told, package: Package) -> Iterator[str]:
-    """A complete run has in its log the steps that were counted while it ran."""
+    """A complete run has all its steps in its log, as many as were counted while it ran."""
     if told.complete and told.end["steps_seen"] != told.steps:
         yield f"{told.end['steps_seen']} steps were seen while it ran, the log holds {told.steps}"
+    due = told.request["workload"]
+    if told.complete and told.steps < due["steps"] and not due["hours"]:
+        yield f"it is called complete, but has {told.steps} of {due['steps']} steps"
     if told.complete and told.end["failure"] is not None:
         yield "end.json tells of a failure and of completion"
 
@@ -248,6 +251,8 @@ def devices(told: Told, package: Package) -> Iterator[str]:
     bound to them."""
     request = told.request
     hosts = {node["host"]: node for node in told.nodes}
+    if not told.nodes and not told.complete:
+        return  # it failed before its nodes could be asked
     if len(told.nodes) != request["nodes"] or len(hosts) != request["nodes"]:
         yield f"{request['nodes']} nodes were asked for, nodes/ tells of {len(hosts)}"
     every = [device for node in told.nodes for device in node["devices"]]
@@ -363,12 +368,12 @@ def one_log_each(package: Package) -> Iterator[str]:
 
 
 def whole_attempts(package: Package) -> Iterator[str]:
-    """Each attempt has its request, config, end, nodes and logs."""
+    """Each attempt has its request and end, each that is judged also its config, nodes and logs."""
     for told in package.attempts:
-        parts = {"request.json": told.request, "end.json": told.end, "nodes/": told.nodes, "logs/": told.attempt.logs}
-        missing = [name for name, part in parts.items() if not part]
-        missing += [] if told.attempt.config.exists() else ["config.py"]
-        if missing:
+        parts = {"request.json": told.request, "end.json": told.end}
+        if told.complete or told.judged:
+            parts |= {"nodes/": told.nodes, "logs/": told.attempt.logs, "config.py": told.attempt.config.exists()}
+        if missing := [name for name, part in parts.items() if not part]:
             yield f"{told.attempt.name} lacks {', '.join(missing)}"
 
 
@@ -422,6 +427,7 @@ class Lab:
     policy: Policy = field(default_factory=Policy)
     key: Path | None = None
     challenge: str | None = None
+    file_sha256: str = ""  # of the requirements file
 
 
 @dataclass(frozen=True)
@@ -477,6 +483,7 @@ def main(arguments: argparse.Namespace) -> int:
             Policy(arguments.determinism, arguments.reference),
             arguments.key,
             arguments.challenge,
+            hashlib.sha256((arguments.requirements or DEFAULTS).read_bytes()).hexdigest(),
         )
     except (RequirementsError, signing.SigningError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -625,6 +632,9 @@ def _notes(root: Path, lab: Lab) -> Iterator[str]:
         yield "signature not looked at: " + ("give the vendor's public key with --key" if signed else "there is none")
     if lab.challenge is None:
         yield "no --challenge given: the losses may have been recorded long ago"
+    path = root / derived.REQUIREMENTS
+    if path.exists() and lab.file_sha256 != hashlib.sha256(path.read_bytes()).hexdigest():
+        yield "it was claimed by other requirements than these; the verdicts below are by these"
 
 
 def _line(name: str, what: str, faults: Callable[[], Iterable[str]]) -> Line:
@@ -676,7 +686,7 @@ def table(checked: Checked) -> str:
     told.append("")
     if checked.results is not None:
         told += statement(checked.results)
-    verdict = "everything holds" if checked.sound else "DO NOT BELIEVE IT: something does not hold"
+    verdict = "everything holds" if checked.sound else "REFUSED: something does not hold"
     if checked.sound and not checked.conformant:
         verdict += ", but it does not conform by these requirements"
     return "\n".join([*told, verdict])
