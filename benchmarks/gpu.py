@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -107,7 +108,7 @@ def measure(options: argparse.Namespace) -> None:
             flush=True,
         )
         if options.profile and (not chosen or name == rows[-1][0] or name == "all parts"):
-            profile(session, number, options.profile / f"{name.replace(' ', '-')}.txt")
+            profile(session, number, options.profile / f"{re.sub('[^a-z0-9]+', '-', name.lower())}.txt")
             number += 1
         fused.remove(undo)
 
