@@ -92,12 +92,13 @@ def ended(handle: supervisor.Handle, limit: float = 300) -> dict:
     return handle.attempt.end
 
 
-def of(attempt: evidence.Attempt) -> list[psutil.Process]:
-    """Every living process that works on the attempt, wherever it came from."""
+def of(attempt: evidence.Attempt, script: str = "") -> list[psutil.Process]:
+    """Every living process that works on the attempt, wherever it came from; those of one script only."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if any(str(attempt.path) in word for word in process.cmdline()):
+            words = " ".join(process.cmdline())
+            if str(attempt.path) in words and script in words:
                 found.append(process)
     return found
 
@@ -129,10 +130,10 @@ def test_a_dead_login_node_leaves_nothing_on_the_others(ssh, tmp_path):
     while not ((p := handle.poll()) and p.steps_seen):
         assert time.monotonic() < deadline, attempt.end
         time.sleep(0.1)
-    for process in [psutil.Process(handle.who["pid"]), *of(attempt)]:
-        if any("hosts.py" in word or "fixtures.supervisor" in word for word in process.cmdline()):
-            process.kill()
+    handle.process.kill()
     handle.process.wait()
+    for process in of(attempt, "hosts.py"):
+        process.kill()
     deadline = time.monotonic() + 60
     while of(attempt):
         assert time.monotonic() < deadline, of(attempt)
