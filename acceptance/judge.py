@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from acceptance import references
-from acceptance.criteria import convergence, determinism, startup, throughput, whole
+from acceptance.criteria import convergence, determinism, nodes, startup, throughput, whole
 from acceptance.criteria.reference import CurveError, Reference
 from acceptance.criteria.verdict import Verdict, Workload
 from acceptance.requirements import Requirements
@@ -233,13 +233,13 @@ class Judge:
                 for run in evidence.RUNS
                 if latest[run]
             },
-            "departures": departures(requests, self.requirements),
+            "departures": departures(requests, self.requirements) + unlike(latest),
             "criteria": {criterion: verdict.as_json() for criterion, verdict in verdicts.items()},
         }
 
     def _system(self, cases: Sequence[str]) -> dict[str, Any]:
         """The machine, as its nodes say in the judged attempts; {} where none says anything."""
-        nodes: dict[str, dict[str, Any]] = {}
+        found: dict[str, dict[str, Any]] = {}
         accelerators, versions = set(), set()
         for case in cases:
             for run in evidence.RUNS:
@@ -247,13 +247,13 @@ class Judge:
                 if attempt is None:
                     continue
                 request = readable(attempt, "request")
-                nodes |= {node["host"]: node for node in readable(attempt, "nodes") or [] if "host" in node}
+                found |= {node["host"]: node for node in readable(attempt, "nodes") or [] if "host" in node}
                 accelerators.add(request.get("accelerator"))
                 versions.add(internlm_version(request))
         return {
             "accelerator": sorted(filter(None, accelerators)),
             "internlm": sorted(filter(None, versions)),
-            "nodes": [nodes[host] for host in sorted(nodes)],
+            "nodes": [found[host] for host in sorted(found)],
         }
 
 
@@ -267,7 +267,7 @@ def different(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
 
 def workload_of(request: Mapping[str, Any]) -> Workload:
     figures = flops.workload(request)
-    return Workload(figures.seq_len, figures.global_batch, figures.world, figures.tflops_per_tgs, figures.entropy_floor)
+    return Workload(**asdict(figures))
 
 
 def device_memory(attempt: Attempt, reading: Reading) -> dict[int, float]:
@@ -304,6 +304,17 @@ def departures(requests: Mapping[str, Mapping[str, Any]], requirements: Requirem
         elif commit.endswith("-dirty"):
             found["dirty-suite"] = f"the suite had uncommitted changes ({commit})"
     return [{"code": code, "text": text} for code, text in sorted(found.items())]
+
+
+def unlike(latest: Mapping[str, Attempt | None]) -> list[dict[str, str]]:
+    """Nodes of a run over several that are not alike, or left no record, as departures."""
+    texts = {
+        f"{run}: {text}"
+        for run, attempt in latest.items()
+        if attempt and (expected := (readable(attempt, "request") or {}).get("nodes", 1)) > 1
+        for text in nodes.odd(readable(attempt, "nodes") or [], expected)
+    }
+    return [{"code": "unlike-nodes", "text": text} for text in sorted(texts)]
 
 
 def model_result(model: str, cases: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
