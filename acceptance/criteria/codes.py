@@ -47,6 +47,7 @@ CODES: dict[str, str] = {
     "startup-unknown-failure": "training failed for a reason that no rule names",
     "startup-interrupted": "the run was interrupted by the person or machine that started it",
     "startup-too-many-steps": "the run has more steps than were asked for",
+    "startup-weights-not-loaded": "fine-tuning did not start from trained weights",
     "startup-memory-contradicted": "the log reports more memory than the device has",
     "throughput-no-requirement": "no minimum TGS is on record",
     "throughput-below-minimum": "sustained TGS is below the minimum",

@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from acceptance.criteria import whole
 from acceptance.criteria.codes import FAILURE_CLASSES
+from acceptance.criteria.convergence import UNIT
 from acceptance.criteria.verdict import Finding, Measurement, Verdict, Workload
 
 if TYPE_CHECKING:
     from fixtures.internlm.log import Reading
+
+
+# Share of ignorant_loss. Random weights start at 0.91 (65B) to 1.01 (7B) of it; half of it, 5.8 nats per token for 7B,
+# is the square root of the vocabulary in equally likely tokens, which no trained model leaves open on its own language.
+LOADED = 0.5
 
 
 def judge(
@@ -30,7 +36,8 @@ def judge(
 
     The exit status is never believed: 0 with steps missing fails, and so does a failure on record with all steps.
     """
-    measurements = (*_seconds(end), *_memory(reading, device_memory or {}))
+    memory = _memory(reading, device_memory or {})
+    measurements = (*_first_loss(reading, workload), *_seconds(end), *memory)
     findings = _findings(reading, end, expected_steps)
     failed = _failure(reading, end, expected_steps)
     if failed is None:
@@ -38,7 +45,8 @@ def judge(
             whole.fault(reading.steps, expected_steps, workload, reading.resumed)
             or _too_many(reading, expected_steps)
             or whole.not_finite(reading.steps)
-            or _contradicted(measurements)
+            or _contradicted(memory)
+            or _not_loaded(reading, workload)
         )
         failed = fault.verdict("startup") if fault else None
     steps = Measurement("steps", len(reading.steps), "steps", "==", expected_steps)
@@ -81,6 +89,27 @@ def _contradicted(measurements: tuple[Measurement, ...]) -> whole.Fault | None:
             reason = f"The log reports {m.name} = {m.value:g} GiB, but the device has {m.limit:g} GiB."
             return whole.Fault("memory-contradicted", reason)
     return None
+
+
+def _first_loss(reading: Reading, workload: Workload | None) -> tuple[Measurement, ...]:
+    """The loss before the first update, where the run starts from weights."""
+    if workload is None or workload.ignorant_loss is None or not len(reading.steps):
+        return ()
+    limit = LOADED * workload.ignorant_loss
+    return (Measurement("first_loss", float(reading.steps.loss[0]), UNIT, "<", limit, f"{LOADED:g} x ln(vocabulary)"),)
+
+
+def _not_loaded(reading: Reading, workload: Workload | None) -> whole.Fault | None:
+    if workload is None or workload.ignorant_loss is None:
+        return None
+    loss, limit = float(reading.steps.loss[0]), LOADED * workload.ignorant_loss
+    if loss < limit:
+        return None
+    reason = (
+        f"The first loss is {loss:.4g}; trained weights start below {limit:.4g}, random ones near "
+        f"{workload.ignorant_loss:.4g}: the weights were not loaded, or do not go with the data's tokenizer."
+    )
+    return whole.Fault("weights-not-loaded", reason)
 
 
 def _seconds(end: Mapping[str, Any]) -> tuple[Measurement, ...]:

@@ -107,6 +107,7 @@ class Workload:
     world                number of ranks
     tflops_per_tgs       TFLOPS per (token/GPU/s) as InternLM computes it (DESIGN section 6)
     entropy_floor        nats per token: no honest loss on this data is lower; 0.0 where it is not known
+    ignorant_loss        nats per token, ln(vocabulary): what a model starts at that knows nothing; None where it may
     """
 
     seq_len: int
@@ -114,6 +115,7 @@ class Workload:
     world: int
     tflops_per_tgs: float
     entropy_floor: float = 0.0
+    ignorant_loss: float | None = None
 
     @property
     def tokens_per_step(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -93,6 +94,28 @@ def test_startup_passes_with_its_figures():
         ("seconds_to_first_step", 41.5, None, None),
         ("peak_memory_rank_0", 61.25, "<=", 79.1),
     ]
+
+
+@pytest.mark.parametrize(
+    ("first", "code"),
+    [
+        (1.9, "startup-passed"),
+        (5.77, "startup-passed"),
+        (5.78, "startup-weights-not-loaded"),
+        (10.56, "startup-weights-not-loaded"),
+        (11.64, "startup-weights-not-loaded"),
+        (float("nan"), "startup-not-finite"),
+    ],
+)
+def test_fine_tuning_starts_from_trained_weights(first, code):
+    steps = run()
+    loss = np.concatenate([[first], steps.loss[1:]])
+    workload = replace(WORKLOAD, ignorant_loss=math.log(103168))
+    verdict = startup.judge(Reading(replace(steps, loss=loss)), DONE, 100, workload)
+    assert verdict.code == code
+    limit = next(m for m in verdict.measurements if m.name == "first_loss")
+    assert (limit.comparator, limit.limit) == ("<", pytest.approx(5.772, abs=1e-3))
+    assert startup.judge(Reading(replace(steps, loss=loss)), DONE, 100, WORKLOAD).code != "startup-weights-not-loaded"
 
 
 def test_startup_takes_no_memory_that_the_device_lacks():

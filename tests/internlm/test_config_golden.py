@@ -145,17 +145,25 @@ def test_the_vendors_settings_reach_the_config_and_variables_do_not(tmp_path):
 
 def test_fine_tuning_reads_the_vendors_data_and_weights(tmp_path):
     case = cases.fit("7B", Layout(1, 1, 8), 8, dataset="sft")
-    asked = request_of(case, accelerator="nvidia", sft={"data": "/data/train", "weights": "/weights"})
+    asked = request_of(case, accelerator="nvidia", sft={"data": "/data", "weights": "/weights"})
     found = read(tmp_path, asked)
     assert found["data"]["train_folder"] == "/data/train"
-    assert found["ckpt"]["load_ckpt_info"] == {"path": "local:/weights", "content": ("model",), "ckpt_type": "internlm"}
+    assert found["ckpt"]["load_ckpt_info"] == {"path": "local:/weights", "content": ("model",), "ckpt_type": "internevo"}
     assert found["ckpt"]["auto_resume"] is False
+
+
+@pytest.mark.parametrize("generation", ["v0.2.1", "v0.3"])
+def test_internlms_weights_had_another_name_before_internevo(tmp_path, generation):
+    case = cases.fit("7B", Layout(1, 1, 8), 8, dataset="sft", generation=generation)
+    sft = {"data": "/data", "weights": "/weights"}
+    found = read(tmp_path, request_of(case, accelerator="nvidia", generation=generation, sft=sft))
+    assert found["ckpt"]["load_ckpt_info"]["ckpt_type"] == "internlm"
 
 
 @pytest.mark.parametrize("generation", ["v0.1", "v0.2"])
 def test_an_older_internlm_is_told_the_weights_in_its_own_words(tmp_path, generation):
     case = cases.fit("7B", Layout(1, 1, 8), 8, dataset="sft", generation=generation)
-    sft = {"data": "/data/train", "weights": "/weights"}
+    sft = {"data": "/data", "weights": "/weights"}
     found = read(tmp_path, request_of(case, accelerator="nvidia", generation=generation, sft=sft))
     assert found["ckpt"]["load_model_only_folder"] == "local:/weights"
     assert found["ckpt"]["load_ckpt_folder"] is None
@@ -164,8 +172,8 @@ def test_an_older_internlm_is_told_the_weights_in_its_own_words(tmp_path, genera
 def test_a_text_with_quotes_stays_text(tmp_path):
     case = cases.fit("7B", Layout(1, 1, 8), 8, dataset="sft")
     path = '/data/it\'s "here"\nimport os'
-    found = read(tmp_path, request_of(case, accelerator="nvidia", sft={"data": path, "weights": None}))
-    assert found["data"]["train_folder"] == path
+    found = read(tmp_path, request_of(case, accelerator="nvidia", sft={"data": path, "weights": "/weights"}))
+    assert found["data"]["train_folder"] == f"{path}/train"
     assert "os" not in found
 
 

@@ -38,5 +38,7 @@ def test_an_older_internlm_has_samples_of_varying_length():
 
 def test_nothing_is_known_of_the_loss_on_the_vendors_text():
     case = cases.fit("7B", Layout(1, 1, 8), 8, dataset="sft")
-    found = flops.workload(request_of(case, accelerator="nvidia", sft={"data": "/data", "weights": None}))
+    found = flops.workload(request_of(case, accelerator="nvidia"))
     assert found.entropy_floor == 0.0
+    assert found.ignorant_loss == pytest.approx(11.544, abs=1e-3)
+    assert flops.workload(request_of(cases.fit("7B", Layout(1, 1, 8), 8))).ignorant_loss is None
