@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 import textwrap
 import time
@@ -268,3 +270,23 @@ def test_the_time_limit_is_named(launch):
     end = ended(handle, limit=240)
     assert (end["outcome"], end["failure"]["class"]) == ("failed", "killed")
     assert "time limit" in end["failure"]["summary"].lower()
+
+
+@pytest.mark.slow
+def test_tiny_trains_on_two_nodes_and_repeats_to_the_last_bit(cluster, tmp_path):
+    """The whole path: pytest, srun, real InternLM on 4 ranks of 2 nodes, evidence, verdicts."""
+    command = [sys.executable, "-m", "pytest", "acceptance", "-q", "-p", "no:cacheprovider", "--model=tiny"]
+    chosen = ["-k", "tiny-tp1-pp1-zerodp and not fsdp", "-m", "startup or determinism"]
+    options = ["--launcher=slurm", "--nodes=2", "--gpus=2", "--accelerator=cpu", "--steps=12", f"--results={tmp_path}"]
+    done = subprocess.run(
+        [*command, *chosen, *options], cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    (case,) = json.loads((tmp_path / "results.json").read_text())["cases"]
+    assert {name: case["criteria"][name]["outcome"] for name in ("startup", "determinism")} == dict.fromkeys(
+        ("startup", "determinism"), "pass"
+    )
+    for run in ("speed", "repeat-1", "repeat-2"):
+        attempt = tmp_path / case["runs"][run]
+        assert read_json(attempt / "end.json")["job"]["state"] == "COMPLETED"
+        assert sorted(p.stem for p in (attempt / "nodes").iterdir()) == cluster.nodes
