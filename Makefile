@@ -28,10 +28,10 @@ $(READY): pyproject.toml requirements/trainer.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
-system:  ## Debian packages that some tests need: a browser, and Slurm
+system:  ## Debian packages that some tests need: a browser, Slurm, and ssh
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk \
-		slurm-wlm munge poppler-utils
+		slurm-wlm munge openssh-client openssh-server poppler-utils
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis reports/output

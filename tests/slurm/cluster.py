@@ -11,6 +11,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -172,7 +173,7 @@ def _free_ports(count: int) -> list[int]:
 
 def _edit_hosts(tag: str, lines: list[str]) -> None:
     """Replace the lines marked with `tag`; in place, since containers mount the file."""
-    with FileLock(f"{HOSTS}.acceptance.lock"):
+    with FileLock(Path(tempfile.gettempdir()) / "acceptance-hosts.lock"):
         kept = [line for line in HOSTS.read_text().splitlines() if not line.endswith(f"# {tag}")]
         HOSTS.write_text("\n".join([*kept, *lines]) + "\n")
 
