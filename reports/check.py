@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from itertools import islice, pairwise
+from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +147,12 @@ def world(told: Told, package: Package) -> Iterator[str]:
     if told.log is None:
         return
     ranks = {*told.log.bindings, *told.log.seeds, *told.log.memory}
-    if odd := sorted(ranks - set(range(request["world"]))):
+    if odd := sorted(rank for rank in ranks if rank >= request["world"]):
         yield f"the log tells of rank {odd[0]} where there are {request['world']} ranks"
-    missing = sorted(set(range(request["world"])) - ranks)
-    if told.complete and missing:
-        yield f"the log tells nothing of rank {missing[0]} ({len(missing)} of {request['world']} missing)"
+    missing = request["world"] - len(ranks)  # never a list: the number may be any
+    if told.complete and missing > 0:
+        first = next(rank for rank in count() if rank not in ranks)
+        yield f"the log tells nothing of rank {first} ({missing} of {request['world']} missing)"
 
 
 def by_the_rules(told: Told, package: Package) -> Iterator[str]:
@@ -528,6 +529,9 @@ def _content(
     what = "The claims can be read, and the evidence can be judged by them"
     lines: list[Line] = []
     try:
+        for name in files:
+            if name.endswith(".json"):
+                json.loads((root / name).read_bytes(), parse_constant=_no_number)
         claimed, _ = load(root / "results.json")
         submission = evidence.read_json(root / derived.SUBMISSION)
         if submission.get("language") not in LANGUAGES:
@@ -556,6 +560,11 @@ def _content(
     what = "Report, machine and OCP output are what follows from the evidence"
     lines.append(_line("report", what, lambda: _same_files(root, out, package)))
     return lines, results
+
+
+def _no_number(text: str) -> float:
+    """NaN compares as equal to nothing and greater than nothing: no limit would hold it."""
+    raise EvidenceError(f"{text} stands where a number belongs")
 
 
 def _attempts(folder: Folder, found: Mapping[str, Any]) -> Iterator[Told]:
@@ -603,6 +612,8 @@ def _each(function: Callable[[Told, Package], Iterator[str]], package: Package) 
 
 def _same_files(root: Path, out: Path, package: Package) -> Iterator[str]:
     who = {key: package.submission[key] for key in ("organisation", "contact")}
+    if not all(isinstance(text, str) and text.strip() for text in who.values()):
+        yield f"{derived.SUBMISSION} does not say who submits, or whom to answer"
     results = evidence.read_json(out / "results.json")
     evidence.write_json(out / derived.SUBMISSION, derived.submission(who, results, package.submission["language"]))
     made = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}

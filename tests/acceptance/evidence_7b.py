@@ -90,11 +90,11 @@ RAN = {
 RUN_SECONDS = {"speed": 0, "repeat-1": 2 * 3600, "repeat-2": 4 * 3600, "long": 6 * 3600}  # after BEGAN
 
 
-def record(results: Path, case=CASE, runs=tuple(RUNS), seed: int = 1, late: int = 0, **changes) -> Path:
+def record(results: Path, case=CASE, runs=tuple(RUNS), noise: int = 1, late: int = 0, **changes) -> Path:
     """Write the evidence of `runs` as a session leaves it, `late` days after BEGAN; `changes` go into every request."""
-    _, made = evidence(seed, LONG_STEPS)
+    _, made = evidence(noise, LONG_STEPS)
     # The speed run is a run of its own: the same job in another hour.
-    _, speed = evidence(seed + 1000, LONG_STEPS)
+    _, speed = evidence(noise + 1000, LONG_STEPS)
     for run in runs:
         steps = speed["first"] if run == "speed" else made[RUNS[run]]
         request = request_of(case, run, len(steps), accelerator="nvidia") | RAN | changes

@@ -124,7 +124,7 @@ def test_the_latest_attempt_is_judged_and_all_are_listed(tmp_path):
 
 def test_one_long_run_a_model(tmp_path):
     record(tmp_path / "r")
-    record(tmp_path / "r", OTHER, ("speed", "repeat-1", "repeat-2"), seed=7)
+    record(tmp_path / "r", OTHER, ("speed", "repeat-1", "repeat-2"), noise=7)
     results = judge(tmp_path / "r", tmp_path).results_json()
     assert outcomes(results, OTHER)["convergence"] == "convergence-see-other-case"
     assert results["conformant"] is True

@@ -63,7 +63,7 @@ class Edit:
 def results_folder(root: Path, **changes) -> Path:
     """Results of a session: 7B in two layouts, one of them whole, with a failed attempt before the good speed run."""
     results = made.record(root / "results", **changes)
-    made.record(results, made.OTHER, ("speed", *REPEATS), seed=7, late=1, **changes)
+    made.record(results, made.OTHER, ("speed", *REPEATS), noise=7, late=1, **changes)
     _, steps = honest.evidence(1001)
     good = results / "runs" / NAME / "speed" / "attempt-1"
     request = read_json(good / "request.json")
