@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: accept test lint system clean
+.PHONY: accept test lint certify-8 system clean
 
 accept: $(READY)  ## tiny on the CPU with real InternLM: proves the suite, not the machine
 	$(BIN)/python -m pytest acceptance -k tiny
@@ -17,6 +17,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+
+certify-8: $(READY)  ## the real run on eight devices: prints its parts; PART=n runs one, CPU=1 rehearses it
+	$(BIN)/python -m benchmarks.certify8 $(PART) $(if $(CPU),--cpu)
 
 # torch first and pinned: InternEvo's own requirements would pull CUDA extensions that do not build without CUDA,
 # hence --no-deps and its true requirements by hand.
