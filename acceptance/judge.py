@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from acceptance import references
 from acceptance.criteria import convergence, determinism, nodes, startup, throughput, whole
 from acceptance.criteria.reference import CurveError, Reference
-from acceptance.criteria.verdict import Verdict, Workload
+from acceptance.criteria.verdict import Finding, Verdict, Workload
 from acceptance.requirements import Requirements
-from fixtures import evidence, rules, suite
+from fixtures import devices, evidence, rules, suite
 from fixtures.cases import Case
+from fixtures.devices import CPU
 from fixtures.evidence import Attempt, EvidenceError
 from fixtures.internlm import flops, seeds
 from fixtures.internlm.log import LogError, Reading, read
@@ -113,7 +114,9 @@ class Judge:
         if fault := whole.fault(reading.steps, request["workload"]["steps"], workload, reading.resumed):
             return fault.verdict("throughput")
         minimum = self.requirements.minimum_tgs(request, request["accelerator"])
-        return throughput.judge(reading.steps, workload, minimum)
+        return throughput.judge(
+            reading.steps, workload, minimum, peak_tflops=peak_tflops(speed, request["accelerator"])
+        )
 
     def _determinism(self, first: Attempt, second: Attempt) -> Verdict:
         request = self._request(first)
@@ -122,7 +125,7 @@ class Judge:
             return Verdict("fail", "determinism-requests-differ", reason)
         length = min(STEPS, request["workload"]["steps"])
         readings = self.reading(first), self.reading(second)
-        return determinism.judge(
+        verdict = determinism.judge(
             readings[0].steps,
             readings[1].steps,
             self.policy.determinism,
@@ -131,6 +134,18 @@ class Judge:
             self._reference(request),
             request["accelerator"],
         )
+        return replace(verdict, findings=(*verdict.findings, *self._cost(first, readings[0])))
+
+    def _cost(self, repeat: Attempt, reading: Reading) -> tuple[Finding, ...]:
+        """What the deterministic mode costs a device; nothing where the two runs cannot be compared."""
+        request, speed = self._request(repeat), self._latest(repeat.case, "speed")
+        if request["accelerator"] == CPU or not request.get("deterministic") or speed is None:
+            return ()
+        if different(request, self._request(speed)) or not (speed_tgs := self.sustained_tgs(repeat.case)):
+            return ()
+        workload = workload_of(request)
+        measured = throughput.judge(reading.steps, workload, None)
+        return (determinism.cost(tgs, speed_tgs),) if (tgs := figure(measured, "tgs")) else ()
 
     def _convergence(self, long: Attempt) -> Verdict:
         request = self._request(long)
@@ -268,6 +283,14 @@ def different(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
 def workload_of(request: Mapping[str, Any]) -> Workload:
     figures = flops.workload(request)
     return Workload(**asdict(figures))
+
+
+def peak_tflops(attempt: Attempt, family: str) -> float | None:
+    """Peak of the attempt's devices, dense bfloat16 TFLOPS; None where it is not on record for all, or they differ."""
+    names = {device.get("name", "") for node in attempt.nodes for device in node.get("devices", [])}
+    profile = devices.profiles().get(family)
+    peaks = {profile.peak(name) for name in names} if profile else set()
+    return peaks.pop() if len(peaks) == 1 else None
 
 
 def device_memory(attempt: Attempt, reading: Reading) -> dict[int, float]:

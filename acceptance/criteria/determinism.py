@@ -89,6 +89,13 @@ def judge(
     return Verdict("pass", verdict.code, f"{verdict.reason} {followed.reason}", measurements, followed.findings)
 
 
+def cost(tgs: float, speed_tgs: float) -> Finding:
+    """What the deterministic mode costs, from sustained TGS of a repeat and of the speed run; decides nothing."""
+    ratio = Measurement("deterministic_tgs_ratio", tgs / speed_tgs, "")
+    text = f"In deterministic mode TGS is {tgs:,.0f}, {tgs / speed_tgs:.0%} of the speed run's."
+    return Finding("deterministic-cost", text, (ratio, Measurement("tgs", tgs, "tokens/GPU/s")))
+
+
 def same_log(a: Steps, b: Steps) -> str:
     """Why two repeats are one log twice, "" if they are not: equal losses alone are honest, equal times are not."""
     if np.array_equal(a.time, b.time):

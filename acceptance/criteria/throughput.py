@@ -43,11 +43,18 @@ class Sustained:
     steps: int
 
 
-def judge(steps: Steps, workload: Workload, minimum: Requirement | None, warmup: int = 10) -> Verdict:
+def judge(
+    steps: Steps,
+    workload: Workload,
+    minimum: Requirement | None,
+    warmup: int = 10,
+    peak_tflops: float | None = None,
+) -> Verdict:
     """Pass when the lower bound of sustained TGS reaches the minimum, fail when the upper bound is below it.
 
     Tokens over time of the steps after the first `warmup`. Between the two: inconclusive, with the number of
     steps that would settle it. Self-reported figures that contradict each other fail, whatever the minimum.
+    `peak_tflops` of a device gives MFU beside InternLM's TFLOPS; it decides nothing.
     """
     fault = (
         whole.fault(steps, None, workload)
@@ -72,6 +79,7 @@ def judge(steps: Steps, workload: Workload, minimum: Requirement | None, warmup:
         Measurement("tgs", result.tgs, UNIT),
         Measurement("tgs_upper95", result.upper, UNIT),
         Measurement("tflops", result.tgs * workload.tflops_per_tgs, "TFLOPS"),
+        *utilization(result.tgs, workload, peak_tflops),
         Measurement("step_seconds", float(np.mean(measured)), "s"),
         Measurement("step_time_variation", result.variation, ""),
         Measurement("steps_measured", len(measured), "steps"),
@@ -99,6 +107,15 @@ def judge(steps: Steps, workload: Workload, minimum: Requirement | None, warmup:
         settle = f"s{noise}; {settle}"
     reason = f"{text} is too close to the minimum {limit:,.0f} {UNIT} to tell: {settle}."
     return Verdict("inconclusive", "throughput-uncertain", reason, rest, found)
+
+
+def utilization(tgs: float, workload: Workload, peak_tflops: float | None) -> tuple[Measurement, ...]:
+    """TFLOPS of the model alone (6 a parameter and token, and attention; nothing computed twice), and MFU."""
+    if not workload.model_tflops_per_tgs:
+        return ()
+    tflops = tgs * workload.model_tflops_per_tgs
+    model = Measurement("model_tflops", tflops, "TFLOPS")
+    return (model, Measurement("mfu", tflops / peak_tflops, "")) if peak_tflops else (model,)
 
 
 def step_seconds(steps: Steps, workload: Workload) -> Floats:

@@ -108,6 +108,7 @@ class Workload:
     tflops_per_tgs       TFLOPS per (token/GPU/s) as InternLM computes it (DESIGN section 6)
     entropy_floor        nats per token: no honest loss on this data is lower; 0.0 where it is not known
     ignorant_loss        nats per token, ln(vocabulary): what a model starts at that knows nothing; None where it may
+    model_tflops_per_tgs TFLOPS per (token/GPU/s) that the model itself takes, for MFU; 0.0 where it is not known
     """
 
     seq_len: int
@@ -116,6 +117,7 @@ class Workload:
     tflops_per_tgs: float
     entropy_floor: float = 0.0
     ignorant_loss: float | None = None
+    model_tflops_per_tgs: float = 0.0
 
     @property
     def tokens_per_step(self) -> int:
