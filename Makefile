@@ -36,5 +36,15 @@ system:  ## Debian packages that some tests need: a browser, Slurm, and ssh
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk \
 		slurm-wlm munge openssh-client openssh-server poppler-utils
 
+# For machines without a network, whose torch is the vendor's own; PYTHON is of their Python's version. There:
+#   pip install --no-index --find-links wheelhouse -r wheelhouse/requirements.txt
+#   pip install --no-index --find-links wheelhouse --no-deps InternEvo==0.4.9
+wheelhouse:  ## a folder of wheels: all that suite and trainer need, save torch
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --wheel-dir $@ .
+	grep -v -e '^#' -e '^torch' requirements/trainer.txt > $@/requirements.txt
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --wheel-dir $@ -r $@/requirements.txt
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --wheel-dir $@ --no-deps InternEvo==0.4.9
+	echo internlm-acceptance >> $@/requirements.txt
+
 clean:
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis reports/output
+	rm -rf $(VENV) wheelhouse .pytest_cache .ruff_cache .hypothesis reports/output
