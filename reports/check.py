@@ -35,6 +35,7 @@ from fixtures.runs import DETERMINISTIC, ENVIRONMENT
 from fixtures.setup import DEFAULT_SEED, challenge_seed
 from reports import derived, signing
 from reports.console import statement
+from reports.curves import LINE
 from reports.derived import Folder
 from reports.language import LANGUAGES
 from reports.package import not_checkable
@@ -281,9 +282,9 @@ def telemetry(told: Told, package: Package) -> Iterator[str]:
     known = {d["id"]: d["memory_bytes"] for node in told.nodes for d in node["devices"]}
     started, ended = (at.timestamp() for at in told.span())
     with told.attempt.telemetry.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if len(line) > 1 << 16:
-                yield f"line {number} of telemetry.jsonl is {len(line):,} characters long"
+        for number, line in enumerate(iter(lambda: file.readline(LINE), ""), 1):
+            if len(line) == LINE:
+                yield f"line {number} of telemetry.jsonl is longer than {LINE:,} characters"
                 return
             row = json.loads(line)
             device = row.get("device")

@@ -17,6 +17,7 @@ from reports.text import moment, number
 
 GIB = 2**30
 HISTOGRAM_BINS = 28
+LINE = 1 << 16  # characters of one line of telemetry
 
 
 @dataclass(frozen=True)
@@ -235,15 +236,15 @@ def read_power(path: Path) -> Power:
     found: dict[str, list[tuple[float, float]]] = {}
     if path.is_file():
         with path.open(encoding="utf-8", errors="replace") as file:
-            for line in file:
+            for line in iter(lambda: file.readline(LINE), ""):  # a longer one comes in pieces that are no JSON
                 try:
                     row = json.loads(line)
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 if not isinstance(row, dict):
                     continue
                 device, time, watts = row.get("rank", row.get("device")), row.get("time"), row.get("power_w")
-                if device is not None and all(isinstance(v, (int, float)) for v in (time, watts)):
+                if device is not None and all(isinstance(v, (int, float)) and abs(v) < 1e300 for v in (time, watts)):
                     found.setdefault(str(device), []).append((time, watts))
     return Power({k: tuple(np.array(sorted(v), dtype=float).T) for k, v in sorted(found.items()) if len(v) > 1})
 

@@ -211,6 +211,18 @@ def test_whatever_json_holds_the_check_ends_and_notices(submission, tmp_path, na
         assert same or checked.status == 1 or (key == "contact" and isinstance(value, str)), value
 
 
+@pytest.mark.parametrize(
+    "line", ["[" * 60_000, "x" * 200_000, '{"time": 1e999}', '{"time": %s, "power_w": 1, "rank": 0}' % 10**400]
+)
+def test_telemetry_that_would_exhaust_a_reader_is_refused(submission, tmp_path, line):
+    valid = tmp_path / "valid"
+    valid.mkdir()
+    archive.unpack(submission, valid)
+    (tampering.attempt(valid, "speed") / "telemetry.jsonl").write_text(line)
+    checked = check(tampering.hand_in(valid, "manifest", tmp_path / "w.zip"), lab(tmp_path))
+    assert "telemetry" in caught(checked)
+
+
 def test_usage_errors_are_one_line(tmp_path, capsys):
     status, _, error = run(capsys, tmp_path / "v.zip", "--requirements", tmp_path / "none.toml")
     assert status == 2

@@ -6,9 +6,12 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import zipfile
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from fixtures import archive, suite
 from fixtures.evidence import read_json, write_json
@@ -106,13 +109,14 @@ def test_a_submission_with_a_hidden_value_is_sound_and_shows_it_nowhere(tmp_path
 
 
 def keys(folder, name):
+    """A new Ed25519 pair in PEM, as openssl writes it."""
     key, public = folder / f"{name}.key", folder / f"{name}.pub"
-    subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", key], check=True, capture_output=True)
-    subprocess.run(["openssl", "pkey", "-in", key, "-pubout", "-out", public], check=True, capture_output=True)
+    made_key = Ed25519PrivateKey.generate()
+    key.write_bytes(made_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public.write_bytes(made_key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     return key, public
 
 
-@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl, which makes the keys, is not installed")
 def test_a_signature_names_who_packed_it(folder, tmp_path):
     key, public = keys(tmp_path, "vendor")
     _, other = keys(tmp_path, "other")
@@ -170,7 +174,7 @@ def other_pythons() -> list[str]:
     """Interpreters of other versions that could judge: python3.10 to 3.13 on PATH, with what judging needs."""
     found = []
     for minor in range(10, 14):
-        if f"3.{minor}." in os.sys.version or not (exe := shutil.which(f"python3.{minor}")):
+        if f"3.{minor}." in sys.version or not (exe := shutil.which(f"python3.{minor}")):
             continue
         ask = [exe, "-c", "import numpy, jinja2, cryptography, psutil, filelock, pytest"]
         if subprocess.run(ask, capture_output=True, cwd="/").returncode == 0:
