@@ -101,8 +101,8 @@ def test_fine_tuning_cases_come_with_data_only():
         ({"models_": ["7B-32k"], "world": 1024}, "128 data-parallel ranks are more than the global batch of 32"),
         ({"models_": ["7B-32k"], "world": 2}, "2 devices are no multiple of tp x pp = 8"),
         (
-            {"models_": ["tiny"], "world": 8, "own_layouts": (Layout(8, 1, 1),)},
-            "tp=8 does not divide its attention heads .4",
+            {"models_": ["tiny"], "world": 16, "own_layouts": (Layout(16, 1, 1),)},
+            "tp=16 does not divide its attention heads .8",
         ),
         (
             {"models_": ["MoE4-7B"], "world": 8, "own_layouts": (Layout(1, 1, 4),)},
@@ -147,8 +147,8 @@ def test_the_vendors_own_layouts_join_the_known_ones():
 
 
 def test_a_layout_of_the_vendors_need_not_fit_every_model():
-    assert "7B-tp8-pp1-zerodp" in names(None, False, (parse("tp=8"),), 16)
-    assert not any(name.startswith("tiny-tp8") for name in names(None, False, (parse("tp=8"),), 16))
+    assert "7B-tp16-pp1-zerodp" in names(None, False, (parse("tp=16"),), 16)
+    assert not any(name.startswith("tiny-tp16") for name in names(None, False, (parse("tp=16"),), 16))
 
 
 @pytest.mark.parametrize(
