@@ -1,7 +1,8 @@
 """`python -m benchmarks.submission`: what it costs to pack a large submission, and to check it.
 
 40 cases of 7B, each with a long run of 100,000 steps: 3.2 GB of logs. Packing and checking run in processes of their
-own; wall-clock seconds, beside those that reading the same logs once takes in the same run, and the peak memory.
+own; their seconds at work (others' load does not count) stand beside those that reading the same logs once takes in
+the same run, with the peak memory.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from fixtures import suite
 suite.identity = lambda: {suite!r}
 from acceptance.requirements import load
 from reports import check, package
-begin = time.perf_counter()
+begin, worked = time.perf_counter(), time.process_time()
 if sys.argv[1] == "pack":
     package.pack(Path(sys.argv[2]), Path(sys.argv[3]), {{"organisation": "Acme", "contact": "acme@example.com"}})
     status = 0
@@ -48,10 +49,10 @@ elif sys.argv[1] == "check":
         print(check.table(checked), file=sys.stderr)
 else:
     status = 0
-seconds = time.perf_counter() - begin
+seconds, worked = time.perf_counter() - begin, time.process_time() - worked
 status_file = Path("/proc/self/status").read_text()
 peak = int(status_file.partition("VmHWM:")[2].split()[0]) * 1024  # ru_maxrss begins with the parent's
-print(json.dumps({{"seconds": seconds, "peak": peak, "status": status}}))
+print(json.dumps({{"seconds": seconds, "worked": worked, "peak": peak, "status": status}}))
 """
 
 
@@ -132,25 +133,26 @@ def main() -> int:
         results = prepare(root, options.cases, options.steps)
         logs = sorted(results.rglob("*.log"))
         size = sum(log.stat().st_size for log in logs)
-        begin = time.perf_counter()
+        begin = time.process_time()
         for log in logs:
             read([log])
-        reading = time.perf_counter() - begin
+        reading = time.process_time() - begin
         found = {
             what: in_process(what, results, root / "v.zip", root / "lab.toml") for what in ("pack", "check", "idle")
         }
-        print(f"{options.cases} cases, long runs of {options.steps:,} steps: {size / 1e9:.2f} GB of logs, ")
-        print(f"packed {(root / 'v.zip').stat().st_size / 1e6:,.0f} MB; reading the logs once takes {reading:.1f} s")
-        idle = found["idle"]["peak"] / 1e6
+        packed, idle = (root / "v.zip").stat().st_size / 1e6, found["idle"]["peak"] / 1e6
+        print(f"{options.cases} cases, long runs of {options.steps:,} steps: {size / 1e9:.2f} GB of logs")
+        print(f"packed {packed:,.0f} MB; reading the logs once takes {reading:.1f} s of work")
         for what in ("pack", "check"):
-            seconds, peak = found[what]["seconds"], found[what]["peak"] / 1e6
+            seconds, worked, peak = found[what]["seconds"], found[what]["worked"], found[what]["peak"] / 1e6
             print(
-                f"{what:6} {seconds:6.1f} s, {seconds / reading:.2f} x reading; {peak:.0f} MB ({idle:.0f} are imports)"
+                f"{what:6} {worked:6.1f} s of work, {worked / reading:.2f} x reading ({seconds:.1f} s by the clock); "
+                f"{peak:.0f} MB, of which imports {idle:.0f}"
             )
         check = found["check"]
-        print(f"check: at most {MOST_SECONDS:g} s on two free cores and {MOST_MEGABYTES:g} MB")
+        print(f"check: at most {MOST_SECONDS:g} s at work and {MOST_MEGABYTES:g} MB")
         sound = check["status"] in (0, 3)
-        return int(not sound or check["seconds"] > MOST_SECONDS or check["peak"] / 1e6 > MOST_MEGABYTES)
+        return int(not sound or check["worked"] > MOST_SECONDS or check["peak"] / 1e6 > MOST_MEGABYTES)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from itertools import count, islice, pairwise
 from pathlib import Path
@@ -588,17 +588,7 @@ def _attempts(folder: Folder, found: Mapping[str, Any]) -> Iterator[Told]:
                     attempt.request,
                     end,
                     tuple(attempt.nodes),
-                    log
-                    and Reading(
-                        log.steps[:0],
-                        (),
-                        log.resumed,
-                        log.memory,
-                        log.bindings,
-                        log.seeds,
-                        log.first_time,
-                        log.last_time,
-                    ),
+                    log and replace(log, steps=derived.NO_STEPS),
                     counted,
                 )
 

@@ -33,6 +33,10 @@ FILES = ("results.json", "system.json", page.NAME, "REPRODUCE.md")
 ALWAYS = datetime(1970, 1, 1, tzinfo=timezone.utc)  # the report in a submission does not say when it was judged
 
 
+# not a slice of anything: that would keep the whole array
+NO_STEPS = Steps(**{name: np.empty(0) for name in COLUMNS}, grad_norm={})
+
+
 class Readings(MutableMapping[Path, Reading]):
     """Readings of many attempts at the memory of one: the arrays of long runs wait in a temporary folder."""
 
@@ -50,7 +54,7 @@ class Readings(MutableMapping[Path, Reading]):
         path = Path(self._temporary.name) / f"{len(self._kept)}.npz"
         norms = {f"norm {group}": values for group, values in steps.grad_norm.items()}
         np.savez(path, **{name: getattr(steps, name) for name in COLUMNS}, **norms)
-        self._kept[attempt] = replace(reading, steps=steps[:0]), path
+        self._kept[attempt] = replace(reading, steps=NO_STEPS), path
 
     def __getitem__(self, attempt: Path) -> Reading:
         reading, path = self._kept[attempt]
