@@ -148,7 +148,11 @@ def test_fine_tuning_reads_the_vendors_data_and_weights(tmp_path):
     asked = request_of(case, accelerator="nvidia", sft={"data": "/data", "weights": "/weights"})
     found = read(tmp_path, asked)
     assert found["data"]["train_folder"] == "/data/train"
-    assert found["ckpt"]["load_ckpt_info"] == {"path": "local:/weights", "content": ("model",), "ckpt_type": "internevo"}
+    assert found["ckpt"]["load_ckpt_info"] == {
+        "path": "local:/weights",
+        "content": ("model",),
+        "ckpt_type": "internevo",
+    }
     assert found["ckpt"]["auto_resume"] is False
 
 
