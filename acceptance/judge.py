@@ -114,9 +114,12 @@ class Judge:
         if fault := whole.fault(reading.steps, request["workload"]["steps"], workload, reading.resumed):
             return fault.verdict("throughput")
         minimum = self.requirements.minimum_tgs(request, request["accelerator"])
-        return throughput.judge(
-            reading.steps, workload, minimum, peak_tflops=peak_tflops(speed, request["accelerator"])
-        )
+        peak = peak_tflops(speed, request["accelerator"])
+        verdict = throughput.judge(reading.steps, workload, minimum, peak_tflops=peak)
+        if peak or request["accelerator"] == CPU or not figure(verdict, "tgs"):
+            return verdict
+        text = "No peak FLOPS is on record for this device (configs/devices, [peak_tflops]): MFU is not known."
+        return replace(verdict, findings=(*verdict.findings, Finding("no-peak", text)))
 
     def _determinism(self, first: Attempt, second: Attempt) -> Verdict:
         request = self._request(first)

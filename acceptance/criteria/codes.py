@@ -94,6 +94,7 @@ FINDINGS: dict[str, str] = {
     "pauses": "time passes between steps that the self-reported TGS leaves out",
     "too-noisy": "step times vary too much for a run of this length",
     "no-reference": "no reference curve on record: nothing was compared with another machine",
+    "no-peak": "no peak FLOPS on record for the device: MFU is not known",
     "deterministic-cost": "how fast the deterministic mode is against the speed run",
     "spikes": "single losses far above their neighbours",
     "plateau": "the loss stays where it began",
