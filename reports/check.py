@@ -517,7 +517,8 @@ def check(path: Path, lab: Lab) -> Checked:
         if lab.key:
             lines.append(_line("signature", "The vendor signed the manifest", lambda: _signature(root, lab.key)))
         content, results = _content(root, out, files, lab)
-        notes = tuple(_notes(root, lab))
+        claimed = evidence.read_json(root / "results.json") if results else None  # readable, where there are results
+        notes = tuple(_notes(root, lab, claimed))
     cleaned = tuple(
         Line(line.name, line.what, tuple(_readable(f, root) for f in line.faults)) for line in (*lines, *content)
     )
@@ -627,15 +628,17 @@ def _signature(root: Path, key: Path) -> Iterator[str]:
         yield f"the signature is not by {key}"
 
 
-def _notes(root: Path, lab: Lab) -> Iterator[str]:
+def _notes(root: Path, lab: Lab, claimed: Mapping[str, Any] | None) -> Iterator[str]:
     """What was not looked at, and why."""
     if lab.key is None:
         signed = (root / archive.SIGNATURE).exists()
         yield "signature not looked at: " + ("give the vendor's public key with --key" if signed else "there is none")
     if lab.challenge is None:
         yield "no --challenge given: the losses may have been recorded long ago"
-    path = root / derived.REQUIREMENTS
-    if path.exists() and lab.file_sha256 != hashlib.sha256(path.read_bytes()).hexdigest():
+    if claimed is None:
+        return
+    options = [claimed["policy"][name] for name in ("min_tgs", "max_loss")]
+    if any(options) or lab.file_sha256 != hashlib.sha256((root / derived.REQUIREMENTS).read_bytes()).hexdigest():
         yield "it was claimed by other requirements than these; the verdicts below are by these"
 
 

@@ -71,6 +71,7 @@ def test_an_edit_is_caught_by_its_content(submission, tmp_path, what, way):
         assert found == []
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("what", ARCHIVES)
 def test_an_archive_that_is_no_submission_is_refused_and_writes_nothing_outside(submission, tmp_path, what):
     target = tampering.hand_in(submission, "manifest", tmp_path / "v.zip")
