@@ -18,12 +18,12 @@ ROOT = Path(__file__).resolve().parent.parent
 LIMIT = 2.5
 OFF = ("-p", "no:hypothesispytest")  # a vendor does not have the developers' plugins, which would hide our share
 HEAVY = ("torch", "internlm")
-SCRIPT = """
+SCRIPT = f"""
 import sys, pytest
 status = pytest.main(sys.argv[1:])
-print("imported:", [name for name in %r if name in sys.modules])
+print("imported:", [name for name in {HEAVY!r} if name in sys.modules])
 sys.exit(status)
-""" % (HEAVY,)
+"""
 
 
 def main() -> int:
