@@ -1,4 +1,4 @@
-"""How long collecting takes, against bare pytest collecting an empty folder: `python -m benchmarks.collect [--pairs N]`.
+"""How long collecting takes, against bare pytest in an empty folder: `python -m benchmarks.collect [--pairs N]`.
 
 Promised: at most 2.5 times, and neither torch nor internlm imported by it.
 """
