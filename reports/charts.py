@@ -219,6 +219,8 @@ def _axes(chart: Chart, x_scale: Scale, y_scale: Scale, whole_x: bool, whole_y: 
     floor = chart.height - BOTTOM
     y_ticks = log_ticks(y_scale.low, y_scale.high) if chart.log else ticks(y_scale.low, y_scale.high, 4, whole_y)
     x_ticks = ticks(x_scale.low, x_scale.high, 6, whole_x)
+    if chart.kind == "bars" and whole_x:  # a rank that does not exist has no tick
+        x_ticks = [t for t in x_ticks if any((series.x == t).any() for series in chart.series)]
     grid = "".join(f"M{LEFT} {float(y_scale(t)):.1f}H{WIDTH - RIGHT}" for t in y_ticks)
     parts = [f'<path class="grid" d="{grid}"/>', f'<path class="axis" d="M{LEFT} {floor}H{WIDTH - RIGHT}"/>']
     parts += [
