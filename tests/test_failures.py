@@ -236,3 +236,12 @@ def test_a_rule_that_is_none_is_refused(tmp_path, change, message):
     path.write_text("[advice]\ndevice = 'a'\n[[rule]]\n" + "\n".join(lines), encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         Rules(path)
+
+
+def test_torchruns_table_tells_the_rank_above_the_exit_code():
+    table = (
+        b"[1]:\n  time      : 2026-11-24_06:45:49\n  host      : localhost\n  rank      : 1 (local_rank: 1)\n"
+        b"  exitcode  : -9 (pid: 31710)  (SIGKILL)\n"
+    )
+    found = Rules().scan(table, file="logs/launcher.log", first_line=1, arrival=0.0, order=0, starting=False)
+    assert [(s.rule.failure, s.rank) for s in found] == [("killed", 1)]
