@@ -10,7 +10,13 @@ import pytest
 from acceptance.criteria.verdict import Verdict, rounded
 from acceptance.judge import RUNS_NEEDED, SHORT_CRITERIA, Judge
 from fixtures.cases import Case
-from fixtures.runs import Runs
+from fixtures.devices import DeviceError
+from fixtures.evidence import EvidenceError
+from fixtures.leases import LeaseError
+from fixtures.runs import RunError, Runs
+from fixtures.slurm import SlurmError
+
+CANNOT_RUN = (RunError, LeaseError, EvidenceError, DeviceError, SlurmError)  # each is one sentence for the user
 
 
 @dataclass
@@ -24,9 +30,12 @@ class Verdicts:
 
     def require(self, case: Case, criterion: str) -> None:
         """Pass, fail or skip the calling test by the verdict of one criterion."""
-        if criterion != "convergence" or self._deserves_long_run(case):
-            for run in RUNS_NEEDED[criterion]:
-                self.runs.need(case, run)
+        try:
+            if criterion != "convergence" or self._deserves_long_run(case):
+                for run in RUNS_NEEDED[criterion]:
+                    self.runs.need(case, run)
+        except CANNOT_RUN as error:
+            pytest.fail(str(error), pytrace=False)
         self.show(self.judge.verdict(case.name, criterion))
 
     def show(self, verdict: Verdict) -> None:
