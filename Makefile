@@ -18,8 +18,8 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 
-certify-8: $(READY)  ## the real run on eight devices: prints its parts; PART=n runs one, CPU=1 rehearses it
-	$(BIN)/python -m benchmarks.certify8 $(PART) $(if $(CPU),--cpu)
+certify-8: $(READY)  ## the real run on eight devices: prints its parts; PART=n runs one, CPU=1 rehearses it; DEVICES=4, 2
+	$(BIN)/python -m benchmarks.certify8 $(PART) $(if $(CPU),--cpu) $(if $(DEVICES),--devices $(DEVICES))
 
 # torch first and pinned: InternEvo's own requirements would pull CUDA extensions that do not build without CUDA,
 # hence --no-deps and its true requirements by hand.

@@ -3,8 +3,9 @@
     python -m benchmarks.certify8                 print the parts and their commands
     python -m benchmarks.certify8 PART [--cpu]    run one part (its number, or `all`)
 
---cpu rehearses the same parts with tiny on eight CPU processes. benchmarks/certify8.toml holds the parts. What a part
-leaves lies under --results, a folder a command. Exit status 1 if a command failed, or its part's own check.
+--devices N: the parts that exist on a host of four or two. --cpu rehearses them with tiny on so many CPU processes.
+benchmarks/certify8.toml holds the parts. What a part leaves lies under --results, a folder a command. Exit status 1 if
+a command failed, or its part's own check.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = Path(__file__).with_suffix(".toml")
 RESULTS = ROOT / "reports" / "output" / "certify8"
 DEVICES = 8
-STRUCK = 5  # the rank that a signal strikes, and the steps that must be there by then
+UNDER_WAY = 5  # steps that must be there before a signal strikes
 AT_ONCE_SECONDS = 2.0  # from the death of a rank to the end on record
 HANG_SECONDS = 60.0  # the supervisor's least patience with a step; --hang-factor times the slowest where that is more
 HANG_FACTOR = 10.0
@@ -41,27 +42,36 @@ FREE_BYTES = 2 << 30  # what a driver may hold of a device that nobody uses
 
 @dataclass(frozen=True)
 class Part:
-    """A row of the table. commands: arguments of pytest; shows, signal: as in certify8.toml."""
+    """A row of the table, on so many devices. commands: arguments of pytest; shows, signal: as in certify8.toml."""
 
     title: str
     minutes: int
+    devices: int
     commands: tuple[tuple[str, ...], ...]
     shows: str | None = None
     signal: str | None = None
 
 
-def parts(cpu: bool) -> list[Part]:
-    """The parts for eight accelerators, or for the rehearsal."""
+def parts(cpu: bool, devices: int = DEVICES) -> list[Part]:
+    """The parts for a host of so many accelerators (a power of two), or for the rehearsal."""
     table = load_toml(PARTS)
-    return [_part(row, table["cpu" if cpu else "devices"]) for row in table["part"]]
+    words = {**table["cpu" if cpu else "devices"], **_counts(devices)}
+    words["batch"] = words["each"] * devices
+    return [_part(row, words) for row in table["part"] if devices >= row.get("least", 2)]
+
+
+def _counts(devices: int) -> dict[str, int]:
+    run = max(1, min(2, devices // 2))
+    return {"all": devices, "half": devices // 2, "quarter": devices // 4, "run": run, "side": devices // run}
 
 
 def _part(row: Mapping[str, Any], words: Mapping[str, Any]) -> Part:
     commands = []
-    for n in row.get("devices", [DEVICES]):
+    for n in (n for n in row.get("devices", [words["all"]]) if n <= words["all"]):
         text = row["command"].format(n=n, n_share=n * words["share"], **words)
         commands.append((*words["common"], *shlex.split(text)))
-    return Part(row["title"], row["minutes"], tuple(commands), row.get("shows"), row.get("signal"))
+    title = row["title"].format(**words)
+    return Part(title, row["minutes"], words["all"], tuple(commands), row.get("shows"), row.get("signal"))
 
 
 def places_of(part: Part, results: Path) -> list[Path]:
@@ -78,8 +88,10 @@ def show(table: Sequence[Part], results: Path) -> None:
         for arguments, folder in zip(part.commands, places_of(part, results), strict=True):
             print(f"   pytest acceptance {shlex.join(arguments)} --results {os.path.relpath(folder, ROOT)}")
         if part.signal:
-            print(f"   and {part.signal} to rank {STRUCK} after {STRUCK} steps")
-    print("\nmake certify-8 PART=n runs part n; CPU=1 rehearses it with tiny on eight CPU processes")
+            print(f"   and {part.signal} to rank {part.devices - 1} after {UNDER_WAY} steps")
+    print(
+        "\nmake certify-8 PART=n runs part n; CPU=1 rehearses it with tiny on CPU processes; DEVICES=4 or 2: on fewer"
+    )
 
 
 def run(part: Part, results: Path) -> bool:
@@ -89,13 +101,13 @@ def run(part: Part, results: Path) -> bool:
         words = [sys.executable, "-m", "pytest", "acceptance", *arguments, "--results", str(folder), "--rerun"]
         print(shlex.join(words), flush=True)
         if part.signal:
-            good &= strike(words, folder, signal.Signals[part.signal])
+            good &= strike(words, folder, signal.Signals[part.signal], part.devices - 1)
         else:
             good &= subprocess.run(words, cwd=ROOT, check=False).returncode == 0
     if part.shows == "scaling":
         good &= show_scaling(places)
     if part.shows == "devices":
-        good &= show_devices(places[0])
+        good &= show_devices(places[0], part.devices)
     return good
 
 
@@ -119,7 +131,7 @@ def show_scaling(places: Sequence[Path]) -> bool:
 # ---- runs side by side
 
 
-def show_devices(results: Path) -> bool:
+def show_devices(results: Path, devices_there: int) -> bool:
     """Whether no two runs had a device at one time, and there were never more ranks than devices."""
     attempts = [attempt for attempt in all_attempts(results) if attempt.end]
     used = [(span(attempt), devices(attempt), attempt) for attempt in attempts]
@@ -137,7 +149,7 @@ def show_devices(results: Path) -> bool:
     print(
         "\n".join(clashes) or "no two runs on one device at a time" if named else "a CPU has no device ids to compare"
     )
-    return bool(attempts) and not clashes and 1 < most <= DEVICES // each
+    return bool(attempts) and not clashes and 1 < most <= devices_there // each
 
 
 def all_attempts(results: Path) -> Iterator[Attempt]:
@@ -164,8 +176,8 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
 # ---- a rank that is struck
 
 
-def strike(words: Sequence[str], results: Path, number: signal.Signals) -> bool:
-    """Run pytest, send the signal to a rank in mid-run; True if it was named in time and nothing was left."""
+def strike(words: Sequence[str], results: Path, number: signal.Signals, rank: int) -> bool:
+    """Run pytest, send the signal to that rank in mid-run; True if it was named in time and nothing was left."""
     before = set(all_attempts(results)) if results.is_dir() else set()
     session = subprocess.Popen(words, cwd=ROOT)
     try:
@@ -174,7 +186,7 @@ def strike(words: Sequence[str], results: Path, number: signal.Signals) -> bool:
             print("the run was over before a rank could be struck")
             return False
         mark = evidence.read_json(attempt.path / "supervisor.json")["mark"]
-        victim = processes.ranks(processes.marked(mark))[STRUCK]
+        victim = processes.ranks(processes.marked(mark))[rank]
         victim.send_signal(number)
         struck = time.time()
         while handle.poll() is not None:
@@ -187,10 +199,10 @@ def strike(words: Sequence[str], results: Path, number: signal.Signals) -> bool:
     expected, limit = ("hang", patience(attempt)) if number == signal.SIGSTOP else ("killed", AT_ONCE_SECONDS)
     held = memory_held(attempt)
     print(
-        f"{number.name} to rank {STRUCK}: {failure.get('class')} (rank {failure.get('rank')}), {seconds:.1f} s later "
+        f"{number.name} to rank {rank}: {failure.get('class')} (rank {failure.get('rank')}), {seconds:.1f} s later "
         f"(limit {limit:.0f} s), processes left: {len(left)}, devices in use: {held}"
     )
-    right_rank = number == signal.SIGSTOP or failure.get("rank") == STRUCK
+    right_rank = number == signal.SIGSTOP or failure.get("rank") == rank
     return failure.get("class") == expected and right_rank and seconds <= limit and not left and not held
 
 
@@ -202,7 +214,7 @@ def under_way(
         for attempt in (a for a in all_attempts(results) if a not in before):
             handle = supervisor.attach(attempt)
             progress = handle.poll() if handle else None
-            if handle and progress and progress.steps_seen >= STRUCK:
+            if handle and progress and progress.steps_seen >= UNDER_WAY:
                 return attempt, handle
         time.sleep(0.1)
     return None, None
@@ -231,10 +243,11 @@ def memory_held(attempt: Attempt) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.certify8", description=__doc__.partition("\n")[0])
     parser.add_argument("part", nargs="?", help="number of the part to run, or all; without it, the parts are printed")
-    parser.add_argument("--cpu", action="store_true", help="rehearse with tiny on eight CPU processes")
+    parser.add_argument("--devices", type=int, default=DEVICES, choices=(8, 4, 2), help="default: %(default)s")
+    parser.add_argument("--cpu", action="store_true", help="rehearse with tiny on as many CPU processes")
     parser.add_argument("--results", type=Path, default=RESULTS, help="default: %(default)s")
     options = parser.parse_args()
-    table = parts(options.cpu)
+    table = parts(options.cpu, options.devices)
     if not options.part:
         show(table, options.results)
         return 0

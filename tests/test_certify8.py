@@ -12,7 +12,7 @@ from fixtures import evidence, rules
 from fixtures.cases import parse, select
 from tests.suite import ROOT, acceptance
 
-PARTS = [(part, cpu) for cpu in (False, True) for part in certify8.parts(cpu)]
+PARTS = [(part, cpu) for cpu in (False, True) for devices in (8, 4, 2) for part in certify8.parts(cpu, devices)]
 
 
 def parsed(command):
@@ -32,7 +32,7 @@ def test_every_part_selects_cases_that_exist_within_ten_minutes(part, cpu):
         own = [parse(given.layout)] if given.layout else []
         world = given.gpus_per_run or given.gpus
         settings = rules.load(ROOT / given.override)
-        cases = select([given.model], False, own, world, given.global_batch, settings, cpu=cpu)
+        cases = select(given.model.split(","), False, own, world, given.global_batch, settings, cpu=cpu)
         wanted = given.k.split()[0]
         assert any(wanted in case.name for case in cases), [case.name for case in cases]
         assert all(case.settings["environment.NCCL_NVLS_ENABLE"] == "0" for case in cases)
@@ -40,7 +40,7 @@ def test_every_part_selects_cases_that_exist_within_ten_minutes(part, cpu):
 
 
 def test_the_procedures_layouts_are_all_there():
-    commands = " ".join(" ".join(command) for part, cpu in PARTS if not cpu for command in part.commands)
+    commands = " ".join(" ".join(command) for part in certify8.parts(cpu=False) for command in part.commands)
     for case in ("7B-tp1-pp1-zero8", "7B-tp8-pp1-zero1", "7B-tp2-pp1-zero4"):
         assert case in commands
     same = select(["7B"], False, [parse("zero=dp")], 8, 16)
@@ -53,7 +53,7 @@ def test_what_is_printed_is_what_is_run(capsys, monkeypatch):
     said = capsys.readouterr().out
     assert "pytest acceptance" in said
     assert all(part.title in said for part in certify8.parts(cpu=False))
-    assert "SIGSTOP to rank 5" in said
+    assert "SIGSTOP to rank 7" in said
 
 
 def test_a_part_that_is_not_there_is_a_usage_error(monkeypatch, capsys):
@@ -83,16 +83,16 @@ def attempt(results, run, device, times, gpus=2):
 def test_two_runs_on_one_device_are_seen(second, times, good, tmp_path, capsys):
     attempt(tmp_path, "speed", "GPU-a", (1, 5))
     attempt(tmp_path, "repeat-1", second, times)
-    assert certify8.show_devices(tmp_path) is good
+    assert certify8.show_devices(tmp_path, 8) is good
     assert ("were both on GPU-a" in capsys.readouterr().out) is (second == "GPU-a" and times[0] < 5)
 
 
 def test_more_runs_than_devices_are_seen_where_devices_have_no_names(tmp_path):
     for run in ("speed", "repeat-1"):
         attempt(tmp_path, run, None, (1, 5), gpus=4)
-    assert certify8.show_devices(tmp_path)
+    assert certify8.show_devices(tmp_path, 8)
     attempt(tmp_path, "repeat-2", None, (2, 5), gpus=4)
-    assert not certify8.show_devices(tmp_path)
+    assert not certify8.show_devices(tmp_path, 8)
 
 
 def test_scaling_without_a_figure_is_no_success(tmp_path, capsys):
