@@ -19,7 +19,7 @@ def key(request: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "model": request["model"] + (f"-{request['dataset']}" if request.get("dataset") else ""),
         "generation": request["internlm"]["generation"],
-        "dp": request["layout"]["dp"],
+        **{name: request["layout"][name] for name in ("tp", "pp", "dp", "wp")},
         "micro_bsz": workload["micro_bsz"],
         "micro_num": workload["micro_num"],
         "schedule": effective(request)["lr_scheduler"]["total_steps"],

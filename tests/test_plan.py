@@ -12,11 +12,13 @@ from fixtures.internlm import models
 from tests import golden
 
 
-def setup_of(family="nvidia", steps=100, long_all=False, generation="v0.4", devices=()):
+def setup_of(family="nvidia", steps=100, generation="v0.4", devices=(), **options):
     return SimpleNamespace(
         found=SimpleNamespace(profile=SimpleNamespace(name=family), devices=devices),
         source=SimpleNamespace(generation=generation),
-        options=SimpleNamespace(steps=steps, long_all=long_all),
+        options=SimpleNamespace(
+            **{"steps": steps, "long_all": False, "long_steps": None, "long_hours": None} | options
+        ),
     )
 
 
@@ -77,6 +79,12 @@ def test_what_does_not_fit_a_device_is_said():
 def test_long_runs_of_all_cases_are_announced():
     chosen = cases.select(["7B"], False, (), 8)
     assert f"each of {len(chosen)} cases" in shown(chosen, long_all=True)
+
+
+def test_the_long_run_that_was_asked_for_is_the_one_announced():
+    chosen = [cases.fit("7B", Layout(1, 1, 8), 8)]
+    assert "long run of 7B: 2,000 steps or 72 h, about 17.9 h" in shown(chosen, long_steps=2000)
+    assert "long run of 7B: 100,000 steps or 0.5 h, about 30 min" in shown(chosen, long_hours=0.5)
 
 
 def test_no_case_no_table():

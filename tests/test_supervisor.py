@@ -18,6 +18,7 @@ import pytest
 from benchmarks import faults
 from fixtures import processes, supervisor
 from fixtures.evidence import Attempt, EvidenceError, read_json, write_json
+from fixtures.progress import Shown
 
 RANK = r"""
 import os, signal, subprocess, sys, time
@@ -517,6 +518,15 @@ def test_progress_is_shown_while_it_runs(launch):
     assert (progress.step, progress.loss, progress.tgs, progress.phase) == (1, 5.0, 100.0, "training")
     (handle.attempt.path / "go").touch()
     assert ended(handle)["steps_seen"] == 3
+
+
+def test_progress_counts_down_to_the_length_in_hours(launch):
+    handle = launch("steps(2)\nwhile not os.path.exists('go'):\n    time.sleep(0.02)", steps=10**6, hours=2)
+    progress = until(lambda: (p := handle.poll()) and p.steps_seen == 2 and p)
+    assert 7100 < progress.time_left <= 7200
+    run = Shown(handle.attempt, handle, 10**6, progress=progress, first=(time.monotonic() - 10, 1))
+    assert run.columns()[-1].startswith(("1:59:", "2:00:00")), "by its steps it would take months"
+    handle.stop("seen")
 
 
 def test_files_kept_open_live_as_long_as_the_supervisor(tmp_path):

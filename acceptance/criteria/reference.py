@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 SCHEMA = 1
-# losses depend on all of these: a curve recorded under other ones says nothing about this run
-KEY = ("model", "generation", "dp", "micro_bsz", "micro_num", "schedule", "seed")
+# Losses depend on all of these: a curve recorded under other ones says nothing about this run. tp, pp and wp are among
+# them since each part of a split model draws its own random weights (7B by tp2 and tp1 on H100s: 11 % apart).
+KEY = ("model", "generation", "tp", "pp", "dp", "wp", "micro_bsz", "micro_num", "schedule", "seed")
 
 
 class CurveError(ValueError):

@@ -69,6 +69,8 @@ def test_a_reference_says_where_it_comes_from_and_is_found_by_its_key(results, t
     assert list(found.losses) == value["losses"]
     other = {**REQUEST, "layout": {**REQUEST["layout"], "dp": 1}}
     assert references.find(other, folder=output.parent) is None
+    split = {**REQUEST, "layout": {**REQUEST["layout"], "tp": 2}}  # each part draws its own random weights
+    assert references.find(split, folder=output.parent) is None
     with pytest.raises(CurveError, match=r"recorded with dp 2 \(here 1\)"):
         references.find(other, given=output)
 
