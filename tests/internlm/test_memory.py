@@ -1,15 +1,18 @@
-"""The memory estimate against real peaks: the difference of two sizes on a CPU, and 7B on an H200."""
+"""The memory estimate against real peaks: the difference of two sizes on a CPU, and runs on H200s and H100s."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from fixtures import cases
 from fixtures.cases import Layout
 from fixtures.internlm import checkout, config, memory
+from fixtures.internlm.log import read
 from tests.internlm.requests import request_of
 
 BATCH = {"data.micro_bsz": 8, "data.micro_num": 1}
@@ -70,6 +73,18 @@ def test_within_two_percent_of_7b_on_one_h200():
     case = cases.fit("7B", Layout(1, 1, -1), 1, settings={"data.micro_bsz": 2, "model.checkpoint": True})
     assert gib(case, "between_steps") == pytest.approx(95.5, rel=0.02)
     assert gib(case) == pytest.approx(136.5, rel=0.02)
+
+
+RECORDED = sorted((Path(__file__).parents[1] / "data" / "evidence").glob("*h?00/runs/*B-*/speed/attempt-1"))
+WHOLE = [path for path in RECORDED if json.loads((path / "end.json").read_text())["outcome"] == "complete"]
+
+
+@pytest.mark.parametrize("attempt", WHOLE, ids=lambda path: f"{path.parts[-5]}-{path.parts[-3]}")
+def test_no_real_peak_was_above_the_estimate_nor_far_below(attempt):
+    """zero1, tensor, pipeline and fsdp: who plans by the estimate does not run out of memory."""
+    request = json.loads((attempt / "request.json").read_text())
+    peaks = [rank.max_allocated for rank in read(sorted((attempt / "logs").rglob("*.log"))).memory.values()]
+    assert 0.99 < estimated(request) / memory.GIB / max(peaks) < 1.16
 
 
 def test_the_published_layouts_of_7b_fit_an_a100_of_80_gib():
