@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -78,6 +79,11 @@ NOISE = (
 def wrapped(line: str, width: int) -> list[str]:
     """The physical lines that a terminal of `width` columns makes of one line."""
     return [line[i : i + width] for i in range(0, len(line), width)]
+
+
+def mailed(line: str, width: int) -> list[str]:
+    """The physical lines that a mail of `width` columns makes of one line: broken at spaces, which are lost."""
+    return textwrap.wrap(line, width, break_on_hyphens=False)
 
 
 def text(rows: Sequence[str], newline: str = "\n") -> bytes:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fixtures.internlm.log import ODDITIES, Follower, LogError, Memory, read
 from fixtures.steps import COLUMNS, Steps
 from tests.criteria import honest
-from tests.internlm.lines import DIALECTS, NOISE, lines, text, wrapped
+from tests.internlm.lines import DIALECTS, NOISE, lines, mailed, text, wrapped
 
 LOGS = Path(__file__).parents[1] / "data" / "logs"
 # the line that the procedure shows, wrapped as there
@@ -108,6 +108,21 @@ def test_numpy_wraps_its_own_print(tmp_path):
     assert [values[0] for values in reading.steps.grad_norm.values()] == [77.9012345] * 5 + [1.5] * 3
 
 
+@pytest.mark.parametrize("dialect", DIALECTS)
+def test_a_mail_takes_the_spaces_at_which_it_breaks_lines(tmp_path, dialect):
+    steps = made(4)
+    rows = lines(steps, dialect)
+    plain = read([write(tmp_path / "plain.log", text(rows))]).steps
+    for width in range(40, 300):
+        path = write(tmp_path / "mail.log", text([piece for row in rows for piece in mailed(row, width)]))
+        try:
+            assert same(read([path]).steps, plain)
+        except LogError as error:
+            # numpy's list alone cannot be taken apart without its spaces
+            if dialect != "v0.2.0" or "could not convert" not in error.what:
+                raise
+
+
 @pytest.mark.parametrize("label", ["[default0]:", "[rank3]: ", "0: ", "12: "])
 def test_labels_of_launchers(tmp_path, label):
     steps = made()
@@ -182,6 +197,19 @@ def test_a_cut_line_in_the_middle_is_an_error(tmp_path):
         (lambda rows: [rows[0], rows[1][:300] + rows[2], *rows[3:]], 2, "cannot be read"),
         (lambda rows: [rows[0], rows[1][24:], *rows[2:]], 2, "without a time"),
         (lambda rows: [rows[0], rows[1].replace("'1_fp32'", "'2_moe'"), *rows[2:]], 1, "parameter groups"),
+        (lambda rows: [rows[0], rows[1].replace(", '1_fp32': 0.0", ""), *rows[2:]], 1, "parameter groups"),
+        (lambda rows: [rows[0], rows[1].replace("'1_fp32': 0.0", "'1_fp32': "), *rows[2:]], 2, "cannot be read"),
+        (lambda rows: [rows[0], rows[1].replace("{'0_default': ", "{"), *rows[2:]], 2, "cannot be read"),
+        # one dict has what the next one lacks
+        (
+            lambda rows: [
+                rows[0],
+                rows[1].replace("'1_fp32': 0.0", "'1_fp32': 0.0, '1_fp32': 0.0"),
+                rows[2].replace(", '1_fp32': 0.0", ""),
+            ],
+            2,
+            "cannot be read",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_an_error_with_its_line(tmp_path, change, line, what):
