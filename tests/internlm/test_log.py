@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from fixtures.internlm.log import ODDITIES, Follower, LogError, Memory, read
 from fixtures.steps import COLUMNS, Steps
 from tests.criteria import honest
-from tests.internlm.lines import DIALECTS, NOISE, lines, mailed, text, wrapped
+from tests.internlm.lines import DIALECTS, NOISE, damage, lines, mailed, text, wrapped
 
 LOGS = Path(__file__).parents[1] / "data" / "logs"
 # the line that the procedure shows, wrapped as there
@@ -330,29 +331,43 @@ def test_no_damage_raises_anything_but_log_error(tmp_path, seed, edits):
 
 
 @PROPERTY
+@given(seed=st.integers(0, 2**32), width=st.integers(40, 900), edits=st.integers(0, 5))
+def test_it_does_not_matter_in_what_pieces_a_log_is_read(tmp_path, seed, width, edits):
+    """What one line does to another must not depend on which lines are read at once."""
+    chance = random.Random(seed)
+    rows = [
+        piece
+        for line in lines(made(20, seed % 100), chance.choice(DIALECTS))
+        for piece in chance.choice(
+            [[line], [line.replace(" lr=", " new_key=0.5 lr=")], wrapped(line, width), chance.sample(NOISE, 2)]
+        )
+    ]
+    content = bytearray(text(rows))
+    for _ in range(edits):
+        damage(chance, content)
+    path = write(tmp_path / "a.log", bytes(content))
+    whole = outcome(path)
+    for chunk in (2500, 6000):  # bytes, more than the longest line
+        with mock.patch("fixtures.internlm.log.CHUNK", chunk):
+            assert outcome(path) == whole
+
+
+def outcome(path: Path) -> object:
+    """All that a reading says, or its error, as something to compare."""
+    try:
+        reading = read([path])
+    except LogError as error:
+        return str(error)
+    columns = [getattr(reading.steps, name).tobytes() for name in COLUMNS]
+    norms = [(group, values.tobytes()) for group, values in reading.steps.grad_norm.items()]
+    odd = sorted((oddity.code, oddity.line) for oddity in reading.oddities)
+    return columns, norms, odd, reading.first_time, reading.last_time
+
+
+@PROPERTY
 @given(content=st.binary(max_size=2000))
 def test_no_bytes_raise_anything_but_log_error(tmp_path, content):
     survives(write(tmp_path / "a.log", content))
-
-
-TOKENS = (
-    b"\n", b"\r", b"\x1b[3", b"2024-01-01 00:00:00,000 ", b"step=", b"nan", b"{", b"}", b"[", b"'", b"=", b"\xff", b"-",
-    b"record_current_batch_training_metrics -- tflops=", b"9" * 30, b"Rank:", b"e",
-)  # fmt: skip
-
-
-def damage(chance: random.Random, content: bytearray) -> None:
-    """One edit: delete, double, flip or put in something that means something to the reader."""
-    at, size = chance.randrange(len(content) + 1), chance.randint(1, 80)
-    kind = chance.randrange(4)
-    if kind == 0:
-        del content[at : at + size]
-    elif kind == 1:
-        content[at:at] = content[at : at + size * 5]
-    elif kind == 2 and at < len(content):
-        content[at] = chance.randrange(256)
-    else:
-        content[at:at] = chance.choice(TOKENS)
 
 
 def survives(path: Path) -> None:
