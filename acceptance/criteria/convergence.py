@@ -13,6 +13,8 @@ from fixtures.steps import Steps
 
 Floats = npt.NDArray[np.float64]
 UNIT = "nats per token"
+HOUR = 3600.0  # s
+CHANGE = 60.0  # s that a step may take beside the hour by which the clock is changed
 LAST = 100  # steps that the final loss is the median of; a tenth of a run shorter than ten times that
 
 
@@ -79,12 +81,23 @@ def _length(steps: Steps, workload: Workload, required: int, hours: float | None
     missing = Measurement("steps", n, "steps", ">=", required)
     if hours is None:
         return whole.Fault("too-few-steps", f"{n:,} of {required:,} steps ran.", (missing,))
-    ran = float(steps.time[-1] - steps.time[0]) / 3600
+    if fault := throughput.implausible(steps):
+        return fault
+    ran = _ran(steps, workload) / HOUR
     if ran < hours:
         reason = f"{n:,} of {required:,} steps ran, and {ran:.3g} of {hours:g} hours."
         return whole.Fault("too-few-steps", reason, (missing, Measurement("hours", ran, "h", ">=", hours)))
     # hours are only as good as the clock that the log shows
-    return throughput.implausible(steps) or throughput.contradicted_clock(steps, workload)
+    return throughput.contradicted_clock(steps, workload)
+
+
+def _ran(steps: Steps, workload: Workload) -> float:
+    """Seconds from the first to the last metric line; log times are local, and where daylight saving begins or ends
+    the clock is put forward or back by an hour that did not pass."""
+    between = np.diff(steps.time)
+    off = between - throughput.step_seconds(steps, workload)[1:]
+    changed = np.abs(np.abs(off) - HOUR) < CHANGE
+    return float(np.sum(between) - HOUR * np.sum(np.sign(off[changed])))
 
 
 def findings(loss: Floats) -> tuple[Finding, ...]:
