@@ -366,7 +366,9 @@ def test_the_maximum_itself_is_not_below_it():
 def test_hours_count_where_they_come_first():
     steps = run(1000)
     ran = float(steps.time[-1] - steps.time[0]) / 3600
-    assert converged(steps, hours=ran * 0.99).outcome == "pass"
+    reached = converged(steps, hours=ran * 0.99)
+    assert reached.outcome == "pass"
+    assert values(reached)["hours"] == pytest.approx(ran)
     assert converged(steps, hours=ran * 1.01).code == "convergence-too-few-steps"
     assert converged(steps).code == "convergence-too-few-steps"
 
