@@ -13,6 +13,8 @@ from fixtures.steps import Steps
 
 Floats = npt.NDArray[np.float64]
 UNIT = "nats per token"
+HOUR = 3600.0  # s
+CHANGE = 60.0  # s that a step may take beside the hour by which the clock is changed
 LAST = 100  # steps that the final loss is the median of; a tenth of a run shorter than ten times that
 
 
@@ -40,23 +42,23 @@ def judge(
     window = _window(len(steps))
     text = f"The median loss of the last {window} of {len(steps):,} steps is {final:.4g}"
     found = findings(steps.loss)
-    length = Measurement("steps", len(steps), "steps", *_limit(len(steps), required_steps))
+    length = _reached(steps, workload, required_steps, required_hours)
     floor = Measurement("median_loss", final, UNIT, ">=", workload.entropy_floor, "entropy of the data")
     if final < workload.entropy_floor:
         reason = f"{text}, below the entropy of the data, {workload.entropy_floor:.4g}: no honest run gets there."
-        return Verdict("fail", "convergence-below-floor", reason, (floor, length), found)
+        return Verdict("fail", "convergence-below-floor", reason, (floor, *length), found)
     if maximum is None or not math.isfinite(maximum.value):
         loss = Measurement("median_loss", final, UNIT)
         reason = f"{text}, but no maximum is on record to compare it with."
-        return Verdict("not run", "convergence-no-requirement", reason, (loss, length), found)
+        return Verdict("not run", "convergence-no-requirement", reason, (loss, *length), found)
     loss = Measurement("median_loss", final, UNIT, "<", maximum.value, maximum.source)
     lowest = Measurement("loss_floor", final, UNIT, ">=", workload.entropy_floor, "entropy of the data")
     if final < maximum.value:
         reason = f"{text}, below the maximum {maximum.value:.4g}."
-        return Verdict("pass", "convergence-passed", reason, (loss, lowest, length), found)
+        return Verdict("pass", "convergence-passed", reason, (loss, lowest, *length), found)
     why = "".join(f" {finding.text}" for finding in found)
     reason = f"{text}, not below the maximum {maximum.value:.4g}.{why}"
-    return Verdict("fail", "convergence-above-maximum", reason, (loss, length), found)
+    return Verdict("fail", "convergence-above-maximum", reason, (loss, *length), found)
 
 
 def final_loss(loss: Floats) -> float:
@@ -68,23 +70,36 @@ def _window(n: int) -> int:
     return min(LAST, max(n // 10, 1))
 
 
-def _limit(n: int, required: int) -> tuple[str, int] | tuple[()]:
-    return (">=", required) if n >= required else ()
+def _reached(steps: Steps, workload: Workload, required: int, hours: float | None) -> tuple[Measurement, ...]:
+    """The length that was due, and what the run reached of it."""
+    n = len(steps)
+    if n >= required or hours is None:
+        return (Measurement("steps", n, "steps", ">=", required),)
+    return Measurement("steps", n, "steps"), Measurement("hours", _ran(steps, workload) / HOUR, "h", ">=", hours)
 
 
 def _length(steps: Steps, workload: Workload, required: int, hours: float | None) -> whole.Fault | None:
-    n = len(steps)
-    if n >= required:
+    if len(steps) >= required:
         return None
-    missing = Measurement("steps", n, "steps", ">=", required)
-    if hours is None:
-        return whole.Fault("too-few-steps", f"{n:,} of {required:,} steps ran.", (missing,))
-    ran = float(steps.time[-1] - steps.time[0]) / 3600
-    if ran < hours:
-        reason = f"{n:,} of {required:,} steps ran, and {ran:.3g} of {hours:g} hours."
-        return whole.Fault("too-few-steps", reason, (missing, Measurement("hours", ran, "h", ">=", hours)))
+    if hours is not None and (fault := throughput.implausible(steps)):
+        return fault
+    due = _reached(steps, workload, required, hours)
+    ran = f", and {due[-1].value:.3g} of {hours:g} hours" if hours is not None else ""
+    if hours is None or due[-1].value < hours:
+        missing = Measurement("steps", len(steps), "steps", ">=", required)
+        reason = f"{len(steps):,} of {required:,} steps ran{ran}."
+        return whole.Fault("too-few-steps", reason, (missing, *due[1:]))
     # hours are only as good as the clock that the log shows
-    return throughput.implausible(steps) or throughput.contradicted_clock(steps, workload)
+    return throughput.contradicted_clock(steps, workload)
+
+
+def _ran(steps: Steps, workload: Workload) -> float:
+    """Seconds from the first to the last metric line; log times are local, and where daylight saving begins or ends
+    the clock is put forward or back by an hour that did not pass."""
+    between = np.diff(steps.time)
+    off = between - throughput.step_seconds(steps, workload)[1:]
+    changed = np.abs(np.abs(off) - HOUR) < CHANGE
+    return float(np.sum(between) - HOUR * np.sum(np.sign(off[changed])))
 
 
 def findings(loss: Floats) -> tuple[Finding, ...]:

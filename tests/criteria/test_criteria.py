@@ -366,9 +366,27 @@ def test_the_maximum_itself_is_not_below_it():
 def test_hours_count_where_they_come_first():
     steps = run(1000)
     ran = float(steps.time[-1] - steps.time[0]) / 3600
-    assert converged(steps, hours=ran * 0.99).outcome == "pass"
+    reached = converged(steps, hours=ran * 0.99)
+    assert reached.outcome == "pass"
+    assert values(reached)["hours"] == pytest.approx(ran)
     assert converged(steps, hours=ran * 1.01).code == "convergence-too-few-steps"
     assert converged(steps).code == "convergence-too-few-steps"
+
+
+@pytest.mark.parametrize("change", [3600.0, -3600.0])
+def test_an_hour_of_daylight_saving_is_no_time_that_passed(change):
+    steps = run(1000)
+    ran = float(steps.time[-1] - steps.time[0]) / 3600
+    changed = edited(steps, time=steps.time + change * (np.arange(1000) >= 400))
+    assert converged(changed, hours=ran * 0.999).outcome == "pass"
+    assert converged(changed, hours=ran * 1.001).code == "convergence-too-few-steps"
+
+
+def test_a_pause_counts_as_hours_of_the_run():
+    steps = run(1000)
+    ran = float(steps.time[-1] - steps.time[0]) / 3600
+    paused = edited(steps, time=steps.time + 1800.0 * (np.arange(1000) >= 400))
+    assert converged(paused, hours=ran + 0.499).outcome == "pass"
 
 
 def test_health_of_the_trajectory():

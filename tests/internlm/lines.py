@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -80,5 +82,30 @@ def wrapped(line: str, width: int) -> list[str]:
     return [line[i : i + width] for i in range(0, len(line), width)]
 
 
+def mailed(line: str, width: int) -> list[str]:
+    """The physical lines that a mail of `width` columns makes of one line: broken at spaces, which are lost."""
+    return textwrap.wrap(line, width, break_on_hyphens=False)
+
+
 def text(rows: Sequence[str], newline: str = "\n") -> bytes:
     return "".join(row + newline for row in rows).encode()
+
+
+TOKENS = (
+    b"\n", b"\r", b"\x1b[3", b"2024-01-01 00:00:00,000 ", b"step=", b"nan", b"{", b"}", b"[", b"'", b"=", b"\xff", b"-",
+    b"record_current_batch_training_metrics -- tflops=", b"9" * 30, b"Rank:", b"e",
+)  # fmt: skip
+
+
+def damage(chance: random.Random, content: bytearray) -> None:
+    """One edit: delete, double, flip or put in something that means something to the reader."""
+    at, size = chance.randrange(len(content) + 1), chance.randint(1, 80)
+    kind = chance.randrange(4)
+    if kind == 0:
+        del content[at : at + size]
+    elif kind == 1:
+        content[at:at] = content[at : at + size * 5]
+    elif kind == 2 and at < len(content):
+        content[at] = chance.randrange(256)
+    else:
+        content[at:at] = chance.choice(TOKENS)
