@@ -6,10 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from acceptance import references
+from acceptance.criteria import determinism
+from acceptance.judge import workload_of
 from benchmarks import certify8
 from fixtures import devices
+from fixtures.internlm.log import read
 
 ROOT = Path(__file__).parents[1]
 EVIDENCE = ROOT / "tests" / "data" / "evidence"
@@ -138,6 +143,20 @@ def test_a_curve_of_one_h100_is_followed_bit_by_bit_by_others_and_by_an_h200(nam
     found = judged[name][2]["1.6B-tp1-pp1-zerodp"]
     assert "They follow the reference 1.6B-tp1-pp1-zerodp-nvidia.json" in found["criteria"]["determinism"]["reason"]
     assert figure(found, "determinism", "reference_mean_relative_error") == 0
+
+
+@pytest.mark.parametrize("name", ["1.6B-h100", "side-by-side-2xh100", "7B-h200", "7B-tp2-2xh100"])
+@pytest.mark.parametrize("family", ["nvidia", "ascend"])
+def test_another_order_of_additions_is_within_the_tolerance_and_the_band(name, family):
+    """Not bit-equal, and honest: the speed run against a repeat in deterministic mode, and against the reference."""
+    case = next((EVIDENCE / name / "runs").glob("*B-*"))
+    speed, repeat = ([*(case / run / "attempt-1").rglob("*.log")] for run in ("speed", "repeat-1"))
+    a, b = read(speed).steps, read(repeat).steps
+    assert np.sum(a.loss != b.loss) > 50
+    request = json.loads((case / "speed" / "attempt-1" / "request.json").read_text())
+    verdict = determinism.judge(a, b, "tolerance", workload_of(request), 100, references.find(request), family)
+    assert verdict.outcome == "pass", verdict.reason
+    assert "follow the reference" in verdict.reason
 
 
 def test_runs_side_by_side_were_never_on_one_device(capsys):

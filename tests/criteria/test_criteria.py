@@ -265,9 +265,20 @@ def test_distance_sees_an_offset_that_the_variance_misses():
     b = np.linspace(10.0, 5.0, 100)
     offset = determinism.distance(b * 1.0 + 0.5, b)
     assert offset.variance == pytest.approx(0, abs=1e-20)
-    assert offset.window_bias == pytest.approx(0.1 * np.mean(5.0 / b[-10:]))
+    assert offset.window_bias == pytest.approx(0.1 * np.mean(5.0 / b[49:59]))
     assert offset.mean_error > determinism.MEAN_ERROR
-    assert offset.window_at == 90
+    assert (offset.window_at, offset.window_limit) == (49, determinism.WINDOW_BIAS), "the last of the stricter half"
+
+
+def test_the_window_that_comes_closest_to_its_limit_counts():
+    b = np.full(100, 5.0)
+    a = b.copy()
+    a[20:30], a[80:90] = 5.0 * 1.019, 5.0 * 1.04
+    found = determinism.distance(a, b)
+    assert (found.window_at, found.window_limit, found.window_bias) == (20, 0.02, pytest.approx(0.019))
+    a[80:90] = 5.0 * 1.06
+    found = determinism.distance(a, b)
+    assert (found.window_at, found.window_limit, found.window_bias) == (80, 0.05, pytest.approx(0.06))
 
 
 @pytest.mark.parametrize("seed", range(5))
