@@ -7,16 +7,20 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from fixtures import evidence
-from tests.suite import ROOT, acceptance
+from fixtures import evidence, rendezvous
+from fixtures.options import endpoint
+from fixtures.rendezvous import Place, RendezvousError
+from tests.suite import ROOT
 
 NAMES, LINK, PORT = ("first", "second"), "acc0", 29400
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
@@ -30,6 +34,10 @@ def run(*words: str) -> None:
         raise OSError(f"{' '.join(words)}: {done.stderr.strip()}")
 
 
+def network(pid: int) -> Path:
+    return Path(f"/proc/{pid}/ns/net").readlink()
+
+
 @pytest.fixture
 def nodes():
     """Prefixes of commands that run on two hosts: a name, an address and ports of their own, a cable between them."""
@@ -37,10 +45,10 @@ def nodes():
         pytest.skip("network namespaces need root, unshare, nsenter and ip (Debian: util-linux, iproute2)")
     held = [subprocess.Popen(["unshare", "--net", "--uts", "sleep", "infinity"]) for _ in NAMES]
     places = [("nsenter", "--net", "--uts", f"--target={process.pid}") for process in held]
-    own = [os.readlink(f"/proc/{os.getpid()}/ns/net")]
+    own = network(os.getpid())
     deadline = time.monotonic() + 10
     try:
-        while any(os.readlink(f"/proc/{process.pid}/ns/net") in own for process in held):
+        while any(network(process.pid) == own for process in held):
             if time.monotonic() > deadline or any(process.poll() is not None for process in held):
                 pytest.skip("no network namespace can be made here (unshare is not permitted)")
             time.sleep(0.02)
@@ -200,3 +208,146 @@ def test_nodes_of_different_commands_are_told_so(nodes, tmp_path):
     second = Session(nodes[1], tmp_path / "results", "--gpus=2")
     assert (second.wait(60), first.wait(60)) == (4, 4)
     assert "gpus 2 here and 1 there" in second.text
+
+
+# ---- how nodes come together, in one process
+
+
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [("gpu1", ("gpu1", 29400)), ("10.0.0.1:5000", ("10.0.0.1", 5000)), ("[fe80::1]:7", ("fe80::1", 7))],
+)
+def test_a_place_is_written_as_torchrun_writes_it(text, means):
+    assert endpoint(text) == means
+
+
+@pytest.fixture
+def named(monkeypatch):
+    """Each thread is a node that has the thread's name."""
+    monkeypatch.setattr(rendezvous.socket, "gethostname", lambda: threading.current_thread().name)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+class Meeting:
+    """A leader in a thread, and what it came to."""
+
+    def __init__(self, results: Path, nodes: int, seconds: float) -> None:
+        self.results, self.seconds, self.said, self.came = results, seconds, [], None
+        self.place, self.terms = Place("127.0.0.1", free_port(), True), {"nodes": nodes}
+        self.thread = threading.Thread(target=self._lead, name="leader")
+        self.thread.start()
+
+    def _lead(self) -> None:
+        try:
+            self.came = rendezvous.lead(self.place, self.results, self.terms, self.seconds, self.said.append)
+        except RendezvousError as error:
+            self.came = error
+
+    def join(self, name: str, **terms) -> rendezvous.Follower:
+        threading.current_thread().name = name
+        ours = self.terms | terms
+        return rendezvous.join(
+            self.place, self.results, ours, self.seconds, self.said.append, python=sys.executable, own=dict
+        )
+
+    def outcome(self) -> rendezvous.Leader | RendezvousError:
+        self.thread.join(30)
+        return self.came
+
+
+@pytest.fixture
+def meeting(named, tmp_path):
+    name, made = threading.current_thread().name, []
+
+    def meeting(nodes: int = 2, seconds: float = 30) -> Meeting:
+        made.append(Meeting(tmp_path / "results", nodes, seconds))
+        return made[-1]
+
+    yield meeting
+    threading.current_thread().name = name
+    for one in made:
+        if isinstance(leader := one.outcome(), rendezvous.Leader):
+            leader.over()
+
+
+def test_strangers_keep_nobody_from_coming(meeting):
+    met = meeting()
+    at = ("127.0.0.1", met.place.port)
+    until(lambda: met.said)
+    silent = socket.create_connection(at)
+    for words in (
+        b"GET / HTTP/1.1\r\n\r\n",
+        b'{"secret": "guessed", "host": "x", "port": 1}\n',
+        b"[]\n",
+        b"\xff" * 99999,
+    ):
+        with socket.create_connection(at) as stranger:
+            stranger.sendall(words)
+    follower = met.join("b")
+    leader = met.outcome()
+    assert leader.hosts == ("127.0.0.1", "b")
+    assert leader.addresses["b"][1] == follower.server.getsockname()[1]
+    silent.close()
+    leader.over()
+    follower.serve()  # returns: the session is over
+
+
+def test_one_host_takes_part_once(meeting):
+    met = meeting(3, seconds=3)
+    first = met.join("b")
+    for name in ("b", "leader"):
+        with pytest.raises(RendezvousError, match=f"there is a node {name} already"):
+            met.join(name)
+    assert "of which came b" in str(met.outcome())
+    with pytest.raises(RendezvousError, match="2 other nodes were to come"):
+        first.serve()  # it is told why
+
+
+def test_a_node_that_left_is_waited_for_again(meeting):
+    met = meeting(3)
+    follower = met.join("b")
+    follower.link.close()
+    until(lambda: any("node b has left again" in line for line in met.said))
+    kept = [met.join("b"), met.join("c")]
+    assert met.outcome().hosts == ("127.0.0.1", "b", "c")
+    assert len(kept) == 2
+
+
+def test_results_that_are_not_shared_are_found_out(named, tmp_path, monkeypatch):
+    monkeypatch.setattr(rendezvous, "PROOF_SECONDS", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        place = Place("127.0.0.1", server.getsockname()[1], False)
+
+        def lead():
+            with server.accept()[0] as connection:
+                connection.sendall(json.dumps({"nodes": 2, "proof": str(tmp_path / ".rdzv-1")}).encode() + b"\n")
+                connection.recv(1)
+
+        leader = threading.Thread(target=lead)
+        leader.start()
+        with pytest.raises(RendezvousError, match=r"which this node does not see: name a folder that all nodes share"):
+            rendezvous.join(place, tmp_path, {"nodes": 2}, 5, print, python="", own=dict)
+        leader.join()
+
+
+def test_a_follower_obeys_nobody_but_its_leader(meeting, tmp_path):
+    met = meeting()
+    follower = met.join("b")
+    leader = met.outcome()
+    attempt = tmp_path / "elsewhere" / "attempt-1"
+    for header in (
+        {"secret": "guessed", "attempt": str(attempt), "number": 1, "mark": "m"},
+        {"secret": leader.secret, "attempt": str(attempt), "number": 1, "mark": "m"},  # not among the results
+    ):
+        with socket.create_connection(("127.0.0.1", follower.server.getsockname()[1])) as caller:
+            caller.sendall(json.dumps(header).encode() + b"\n")
+            follower._accept()
+            assert caller.recv(1) == b""
+        assert "a caller was turned away" in met.said[-1]
+    assert follower.jobs == []
+    leader.over()
+    follower.serve()
