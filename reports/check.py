@@ -277,6 +277,8 @@ def devices(told: Told, package: Package) -> Iterator[str]:
 
 def telemetry(told: Told, package: Package) -> Iterator[str]:
     """What was watched are these devices, during this run, with no more memory than they have."""
+    for path in told.attempt.strangers:
+        yield f"telemetry is of {path.stem}, of which nodes/ tells nothing"
     for path in told.attempt.telemetry:
         yield from _watched(told, path)
 
