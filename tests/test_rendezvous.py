@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import shutil
@@ -12,14 +13,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
 import pytest
 
 from fixtures import evidence, rendezvous
-from fixtures.options import endpoint
+from fixtures.devices import Device, Found, profiles
+from fixtures.options import Options, endpoint
 from fixtures.rendezvous import Place, RendezvousError
+from fixtures.setup import Setup
 from tests.suite import ROOT
 
 NAMES, LINK, PORT = ("first", "second"), "acc0", 29400
@@ -351,3 +355,25 @@ def test_a_follower_obeys_nobody_but_its_leader(meeting, tmp_path):
     assert follower.jobs == []
     leader.over()
     follower.serve()
+
+
+# ---- devices
+
+
+def setup_of(tmp_path: Path, launcher: str, devices: Sequence[Device]) -> Setup:
+    found = Found(profiles()["nvidia"], tuple(devices))
+    return Setup(Options({"results": tmp_path}), found, tuple(devices), len(devices), None, launcher, (), ())
+
+
+def test_a_node_takes_its_own_devices_at_the_places_of_the_leaders(tmp_path, monkeypatch):
+    setup = setup_of(tmp_path, "torchrun", [Device(i, f"GPU-{i}", "H100", entry=str(i + 4)) for i in range(4)])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    own = setup.own_devices({"places": [1, 3]})
+    assert own["CUDA_VISIBLE_DEVICES"] == "5,7"
+    monkeypatch.syspath_prepend(Path(rendezvous.NODE).parent)
+    node = importlib.import_module("node")
+    monkeypatch.setenv("ACCEPTANCE_NODE", json.dumps(own))
+    request = {"environment": {"CUDA_VISIBLE_DEVICES": "0,1", "NCCL_ALGO": "Ring", "PWD": None}}
+    environment = node.environment({"ACCEPTANCE_RUN": "m"}, request)
+    kept = {name: environment.get(name) for name in ("CUDA_VISIBLE_DEVICES", "NCCL_ALGO", "ACCEPTANCE_RUN", "PWD")}
+    assert kept == {"CUDA_VISIBLE_DEVICES": "5,7", "NCCL_ALGO": "Ring", "ACCEPTANCE_RUN": "m", "PWD": None}
