@@ -28,7 +28,7 @@ from tests.suite import ROOT
 
 NAMES, LINK, PORT = ("first", "second"), "acc0", 29400
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
-CASE = "tiny-tp1-pp1-zerodp"
+CASE, PIPELINE = "tiny-tp1-pp1-zerodp", "tiny-tp1-pp2-zero1"  # the second's metrics are printed on the second node
 TWO = ("--nodes=2", f"--rdzv={ADDRESSES[0]}:{PORT}", "--gpus=1", "--accelerator=cpu", "--model=tiny")
 
 
@@ -123,9 +123,9 @@ def until(condition, limit: float = 240, said=lambda: ""):
     return value
 
 
-def training(results: Path, *sessions: Session) -> evidence.Attempt:
+def training(results: Path, *sessions: Session, case: str = CASE) -> evidence.Attempt:
     """The speed run, once it has made a step."""
-    attempt = evidence.Attempt(results / "runs" / CASE / "speed" / "attempt-1", CASE, "speed", 1)
+    attempt = evidence.Attempt(results / "runs" / case / "speed" / "attempt-1", case, "speed", 1)
     until(
         lambda: evidence.read_json(attempt.path / "progress.json").get("steps_seen"),
         said=lambda: "\n".join(session.text for session in sessions),
@@ -177,9 +177,11 @@ def test_a_node_whose_pytest_ends_fails_the_run_by_its_name_and_leaves_nothing(n
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=lambda number: number.name)
 def test_when_the_node_that_leads_has_gone_nothing_is_left_on_the_others(nodes, tmp_path, number):
     results = tmp_path / "results"
-    chosen = ("-k", f"{CASE} and not fsdp", "-m", "startup", "--steps=100000")
+    chosen = ("-k", PIPELINE, "-m", "startup", "--steps=100000")
     first, second = (Session(place, results, *chosen) for place in nodes)
-    attempt = training(results, first, second)
+    attempt = training(results, first, second, case=PIPELINE)
+    printed = [log for log in attempt.logs if "record_current_batch_training_metrics" in log.read_text()]
+    assert {log.relative_to(attempt.path / "logs").parts[0] for log in printed} == {"ranks-from-1"}
     first.process.send_signal(number)
     first.wait(60)
     if number == signal.SIGINT:
@@ -190,6 +192,20 @@ def test_when_the_node_that_leads_has_gone_nothing_is_left_on_the_others(nodes, 
         assert "the node that leads has gone in the middle of its session" in second.text
     until(lambda: not left(results), 60, said=lambda: left(results))
     assert attempt.end["outcome"] == "interrupted"
+
+
+@pytest.mark.slow
+def test_a_cable_that_is_pulled_ends_the_run_on_both_sides(nodes, tmp_path):
+    results = tmp_path / "results"
+    chosen = ("-k", f"{CASE} and not fsdp", "-m", "startup", "--steps=100000")
+    first, second = (Session(place, results, *chosen) for place in nodes)
+    attempt = training(results, first, second)
+    run(*nodes[1], "ip", "link", "set", LINK, "down")  # nobody is told: no packet gets out any more
+    assert first.wait(180) == 1, first.text
+    assert second.wait(180) == 4, second.text
+    assert "node second was taken away" in attempt.end["failure"]["summary"], attempt.end
+    assert "has gone in the middle of its session" in second.text
+    until(lambda: not left(results), 60, said=lambda: left(results))
 
 
 def test_a_node_that_never_comes_is_a_usage_error_within_the_limit(nodes, tmp_path):
@@ -301,7 +317,7 @@ def test_strangers_keep_nobody_from_coming(meeting):
 
 
 def test_one_host_takes_part_once(meeting):
-    met = meeting(3, seconds=3)
+    met = meeting(3, seconds=5)
     first = met.join("b")
     for name in ("b", "leader"):
         with pytest.raises(RendezvousError, match=f"there is a node {name} already"):
