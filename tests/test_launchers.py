@@ -107,13 +107,15 @@ def test_our_words_come_after_the_sites_so_that_they_win():
     assert words.index("--ntasks=3") < words.index("--ntasks=8")
 
 
-def test_the_batch_script_lets_the_nodes_speak_and_ends_as_the_run_ends():
+def test_the_batch_script_lets_the_nodes_speak_and_watch_and_ends_as_the_run_ends():
     attempt = Path("/a folder/100%/attempt-1")
     (script,) = LAUNCHERS["slurm"].files(request(nodes=4, world=32, detach=True), attempt).values()
-    shebang, probe, probed, run = script.splitlines()
+    shebang, probe, probed, watch, run = script.splitlines()
     assert shebang == "#!/bin/sh"
     assert "--nodes=4 --ntasks=4 --ntasks-per-node=1" in probe
     assert probed == ": >'/a folder/100%/attempt-1/probed'"
+    assert "--overlap --nodes=4 --ntasks=4 --ntasks-per-node=1" in watch
+    assert watch.endswith(" >'/a folder/100%/attempt-1/telemetry.log' 2>&1 &")
     assert run.startswith('exec srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} --gpus-per-task=1 ')
     assert "'--output=/a folder/100%%/attempt-1/logs/rank-%t.out'" in run
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from fixtures import slurm
+from fixtures.devices import Device, Found, profiles
 from fixtures.failures import CLASSES
+from fixtures.options import Options
+from fixtures.setup import Setup
 
 # squeue(1) and sacct(1) of Slurm 20.02 to 24.05.
 DOCUMENTED = """
@@ -180,3 +183,11 @@ def test_no_job_is_believed_only_when_asked_after_the_submitter_ended(answers):
         answers += ["", ""]
         follower.turn()
     assert follower.over()
+
+
+def test_devices_of_far_nodes_are_leased_though_this_one_has_none(tmp_path):
+    found = Found(profiles()["nvidia"])
+    devices = tuple(Device(i, f"planned-{i}", "NVIDIA GPU", entry=str(i)) for i in range(8))
+    setup = Setup(Options({"results": tmp_path}), found, devices, 8, None, "slurm", (), ())
+    with setup.leases.acquire(8) as lease:
+        assert lease.devices == devices

@@ -172,6 +172,20 @@ def test_power_becomes_tokens_per_joule(page):
     assert ratio == pytest.approx(4021 / 380, rel=0.01)
 
 
+def test_power_of_several_nodes_is_added_and_one_unwatched_leaves_no_tokens_per_joule(tmp_path):
+    shutil.copytree(samples.vendor(tmp_path / "sample"), tmp_path / "two")
+    (whole,) = (tmp_path / "two").rglob("telemetry.jsonl")
+    (whole.parent / "telemetry").mkdir()
+    for node in (0, 1):
+        rows = [line for line in whole.read_text().splitlines() if json.loads(line)["device"] // 4 == node]
+        (whole.parent / "telemetry" / f"node-{node}.jsonl").write_text("\n".join(rows))
+    whole.unlink()
+    ratio = float(re.search(r"([\d.]+) tokens per joule", render(tmp_path / "two", judged_at=JUDGED_AT))[1])
+    assert ratio == pytest.approx(4021 / 380, rel=0.01)
+    (whole.parent / "telemetry" / "node-1.jsonl").unlink()
+    assert "no tokens per joule" in render(tmp_path / "two", judged_at=JUDGED_AT)
+
+
 def test_repeats_that_differ_are_said_to_and_drawn(page):
     third = page[page.index('id="case-7B-tp4-pp1-zero2"') :]
     assert "The repeats differ at 88 of 100 steps, first at step 12." in third

@@ -46,8 +46,12 @@ def launch(cluster, tmp_path):
     """Starts a run of 2 nodes x 2 tasks whose tasks are Python code; what a test leaves going on is ended."""
     handles = []
 
-    def launch(code: str, *, steps: int = 3, site: str = "", detach: bool = False, **limits) -> supervisor.Handle:
-        attempt = prepared(tmp_path, code, steps=steps, site=site, detach=detach, limits=limits)
+    def launch(
+        code: str, *, steps: int = 3, site: str = "", detach: bool = False, accelerator: str = "nvidia", **limits
+    ) -> supervisor.Handle:
+        attempt = prepared(
+            tmp_path, code, steps=steps, site=site, detach=detach, accelerator=accelerator, limits=limits
+        )
         handle = supervisor.start(attempt, detach=detach)
         handles.append(handle)
         return handle
@@ -57,14 +61,14 @@ def launch(cluster, tmp_path):
         handle.stop("the test is over")
 
 
-def prepared(root: Path, code: str, *, steps: int, site: str, detach: bool, limits) -> Attempt:
+def prepared(root: Path, code: str, *, steps: int, site: str, detach: bool, accelerator: str, limits) -> Attempt:
     path = root / "runs" / "tiny" / "speed" / "attempt-1"
     (path / "logs").mkdir(parents=True)
     script = path / "task.py"
     script.write_text(TASK + textwrap.dedent(code), encoding="utf-8")
     request = {
         **{"case": "tiny", "run": "speed", "attempt": 1, "session": uuid.uuid4().hex, "seed": 1024},
-        **{"gpus": 2, "nodes": 2, "world": 4, "accelerator": "nvidia", "launcher": "slurm", "slurm_args": site},
+        **{"gpus": 2, "nodes": 2, "world": 4, "accelerator": accelerator, "launcher": "slurm", "slurm_args": site},
         **{"internlm": {"train_py": str(script)}, "python": {"executable": sys._base_executable}, "detach": detach},
         "workload": {"steps": steps, "hours": None},
         "limits": {"lag_seconds": 1, **limits},
@@ -114,6 +118,15 @@ def test_all_steps_and_completed_are_complete_and_each_node_has_spoken(launch, c
     assert (end["job"]["state"], end["job"]["exit_code"], end["left"]) == ("COMPLETED", "0:0", [])
     assert end["job"]["id"] == job_of(handle)
     assert sorted(p.stem for p in (handle.attempt.path / "nodes").iterdir()) == cluster.nodes
+
+
+@pytest.mark.parametrize("detach", [False, True], ids=["srun", "sbatch"])
+def test_each_node_watches_its_own_ranks(launch, cluster, detach):
+    end = ended(handle := launch("steps(40, 0.2)", steps=40, detach=detach, accelerator="cpu"))
+    assert (end["outcome"], end["job"]["state"], end["left"]) == ("complete", "COMPLETED", []), end
+    assert "telemetry_problems" not in end
+    watched = {path.stem: {json.loads(line)["rank"] for line in path.open()} for path in handle.attempt.telemetry}
+    assert watched == dict(zip(cluster.nodes, ({0, 1}, {2, 3}), strict=True))
 
 
 def test_each_task_has_its_place_its_port_and_no_leak_of_an_outer_allocation(launch, monkeypatch):
