@@ -298,11 +298,13 @@ def test_strangers_keep_nobody_from_coming(meeting):
     met = meeting()
     at = ("127.0.0.1", met.place.port)
     until(lambda: met.said)
-    silent = socket.create_connection(at)
+    silent, slow = socket.create_connection(at), socket.create_connection(at)
+    slow.sendall(b'{"secret": ')  # and never goes on
     for words in (
         b"GET / HTTP/1.1\r\n\r\n",
         b'{"secret": "guessed", "host": "x", "port": 1}\n',
         b"[]\n",
+        b"[" * 50_000 + b"\n",
         b"\xff" * 99999,
     ):
         with socket.create_connection(at) as stranger:
@@ -312,6 +314,7 @@ def test_strangers_keep_nobody_from_coming(meeting):
     assert leader.hosts == ("127.0.0.1", "b")
     assert leader.addresses["b"][1] == follower.server.getsockname()[1]
     silent.close()
+    slow.close()
     leader.over()
     follower.serve()  # returns: the session is over
 
