@@ -18,6 +18,7 @@ import pytest
 from benchmarks import faults
 from fixtures import processes, supervisor
 from fixtures.evidence import Attempt, EvidenceError, read_json, write_json
+from fixtures.release import left_behind
 
 RANK = r"""
 import os, signal, subprocess, sys, time
@@ -53,8 +54,8 @@ def launch(tmp_path):
     """Starts a run whose command is Python code, `RANK` before it; what a test leaves running is ended."""
     handles = []
 
-    def launch(code: str, *, steps: int = 3, detach: bool = False, hours=None, **limits) -> supervisor.Handle:
-        attempt = prepared(tmp_path, code, steps=steps, hours=hours, **limits)
+    def launch(code: str, *, detach: bool = False, **request) -> supervisor.Handle:
+        attempt = prepared(tmp_path, code, **request)
         handle = supervisor.start(attempt, detach=detach)
         handles.append(handle)
         return handle
@@ -64,7 +65,7 @@ def launch(tmp_path):
         handle.stop("the test is over")
 
 
-def prepared(root, code: str, *, steps: int = 3, hours=None, **limits) -> Attempt:
+def prepared(root, code: str, *, steps: int = 3, hours=None, accelerator=None, **limits) -> Attempt:
     path = root / "runs" / "tiny" / "speed" / "attempt-1"
     (path / "logs").mkdir(parents=True)
     script = path / "rank.py"
@@ -74,6 +75,7 @@ def prepared(root, code: str, *, steps: int = 3, hours=None, **limits) -> Attemp
         "workload": {"steps": steps, "hours": hours},
         "limits": limits,
         "environment": {"GIVEN": "1", "HOME": None},
+        **({"accelerator": accelerator, "gpus": 1} if accelerator else {}),
     }
     write_json(path / "request.json", request)
     return Attempt(path, "tiny", "speed", 1)
@@ -224,6 +226,55 @@ def test_a_port_that_the_run_listened_on_is_free_afterwards(launch):
     handle.stop("seen")
     assert port not in processes.listening()
     assert handle.attempt.end["ports_left"] == []
+
+
+# A mock of a foreign accelerator's tool, in ixsmi's words: the memory in use stands in a file, in MiB.
+CHIP = """#!/bin/sh
+[ -e {folder}/broken ] && exit 1
+echo "0, GPU-mock, Iluvatar MR-V100, 32768 MiB, 4.1.0, $(cat {folder}/used) MiB, 44 C, 0 %"
+"""
+
+
+@pytest.fixture
+def chip(tmp_path, monkeypatch):
+    """A folder with the mock's `used`, first on PATH; tests write what is in use into it, ranks too."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "used").write_text("64")
+    (folder / "ixsmi").write_text(CHIP.format(folder=folder))
+    (folder / "ixsmi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return folder
+
+
+@pytest.mark.parametrize(("left", "text"), [(64, []), (20000, ["device GPU-mock: 19.53 GiB in use, 0.06 before"])])
+def test_device_memory_is_looked_at_before_and_after(launch, chip, left, text):
+    code = f"""
+        used = {str(chip / "used")!r}
+        open(used, "w").write("30000")
+        steps(3)
+        open(used, "w").write("{left}")
+    """
+    end = ended(launch(code, accelerator="iluvatar", release_seconds=1))
+    assert end["devices"] == [{"device": "GPU-mock", "memory_before": 64 << 20, "memory_after": left << 20}]
+    assert (end["outcome"], left_behind(end)) == ("complete", text)
+    assert "devices_unseen" not in end
+
+
+def test_devices_that_cannot_be_looked_at_are_said_not_to_have_been(launch, chip):
+    code = f"steps(3)\nopen({str(chip / 'broken')!r}, 'w').close()"
+    end = ended(launch(code, accelerator="iluvatar"))
+    assert "devices" not in end
+    assert "ixsmi" in end["devices_unseen"]
+
+
+def test_devices_of_a_run_whose_supervisor_died_are_looked_at_by_whoever_buries_it(launch, chip):
+    handle = launch(FOREVER, accelerator="iluvatar", release_seconds=1)
+    until(lambda: handle.poll().steps_seen)
+    (chip / "used").write_text("30000")
+    os.kill(handle.who["pid"], signal.SIGKILL)
+    assert left_behind(ended(handle)) == ["device GPU-mock: 29.30 GiB in use, 0.06 before"]
 
 
 # ---- hang

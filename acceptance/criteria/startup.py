@@ -10,6 +10,7 @@ from acceptance.criteria.codes import FAILURE_CLASSES
 from acceptance.criteria.convergence import UNIT
 from acceptance.criteria.verdict import Finding, Measurement, Verdict, Workload
 from fixtures.failures import Allocation, allocation, gib
+from fixtures.release import left_behind
 
 if TYPE_CHECKING:
     from fixtures.internlm.log import Reading
@@ -201,4 +202,8 @@ def _findings(reading: Reading, end: Mapping[str, Any], expected: int) -> tuple[
         found.append(Finding("exit-status", f"All steps are there, yet the exit status is {end['exit_status']}."))
     elif end.get("exit_status") == 0 and len(reading.steps) < expected:
         found.append(Finding("exit-status", "The exit status is 0 although steps are missing."))
+    if left := left_behind(end):
+        found.append(Finding("left-behind", f"Still in use after the run, and for the next one: {'; '.join(left)}."))
+    if reason := end.get("devices_unseen"):
+        found.append(Finding("release-not-seen", f"Nobody saw whether its devices' memory is free again: {reason}."))
     return tuple(found)

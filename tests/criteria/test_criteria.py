@@ -174,6 +174,17 @@ def test_startup_wants_exactly_the_steps():
     assert startup.judge(Reading(run(99)), DONE, 100, WORKLOAD).code == "startup-too-few-steps"
 
 
+def test_what_a_run_left_in_use_is_said_and_what_nobody_looked_at():
+    held = {"device": "GPU-1", "memory_before": 1 << 30, "memory_after": 12 << 30}
+    verdict = startup.judge(Reading(run()), DONE | {"devices": [held], "ports_left": [29500]}, 100, WORKLOAD)
+    (finding,) = verdict.findings
+    assert (verdict.outcome, finding.code) == ("pass", "left-behind")
+    assert "port 29500; device GPU-1: 12.00 GiB in use, 1.00 before" in finding.text
+    assert startup.judge(Reading(run()), DONE | {"devices": []}, 100, WORKLOAD).findings == ()
+    (finding,) = startup.judge(Reading(run()), DONE | {"devices_unseen": "no tool"}, 100, WORKLOAD).findings
+    assert (finding.code, "no tool" in finding.text) == ("release-not-seen", True)
+
+
 def test_logs_brought_from_elsewhere_say_that_the_end_is_not_on_record():
     verdict = startup.judge(Reading(run()), {}, 100, WORKLOAD)
     assert (verdict.outcome, [f.code for f in verdict.findings]) == ("pass", ["end-not-recorded"])
