@@ -280,32 +280,84 @@ def test_devices_of_a_run_whose_supervisor_died_are_looked_at_by_whoever_buries_
 # ---- hang
 
 
-def test_a_hang_is_found_by_the_runs_own_pace_with_a_stack_of_each_rank_that_can_give_one(launch):
-    code = """
-        code = '''
-        import faulthandler, os, signal, sys, time
-        folder = os.path.join("logs", "none_x", "attempt_0", os.environ["RANK"])
-        os.makedirs(folder, exist_ok=True)
-        log = open(os.path.join(folder, "stdout.log"), "w")
-        if os.environ["RANK"] == "0":
-            faulthandler.register(signal.SIGUSR1, file=log, all_threads=True)
-        def waits_here():
-            time.sleep(1000)
-        waits_here()
-        '''
-        import textwrap
-        for rank in "01":
-            subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], env=os.environ | {"RANK": rank})
-        steps(3)
+# Two ranks that stop after their steps, each with a thread beside the one that trains.
+HANG = """
+    code = '''
+    import faulthandler, os, signal, sys, threading, time
+    folder = os.path.join("logs", "none_x", "attempt_0", os.environ["RANK"])
+    os.makedirs(folder, exist_ok=True)
+    log = open(os.path.join(folder, "stdout.log"), "w")
+    if {asked}:
+        faulthandler.register(signal.SIGUSR1, file=log, all_threads=True)
+    threading.Thread(target=lambda: time.sleep(1000), daemon=True).start()
+    def waits_here():
         time.sleep(1000)
-    """
-    end = ended(launch(code, steps=9, step_seconds_min=3, step_factor=2))
-    failure = end["failure"]
+    waits_here()
+    '''
+    import textwrap
+    for rank in "01":
+        subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], env=os.environ | {{"RANK": rank}})
+    steps(3)
+    print("Traceback (most recent call last):", "  File \\"x.py\\", line 3, in launcher", sep="\\n", flush=True)
+    time.sleep(1000)
+"""
+
+
+def hung(launch, asked: str) -> dict:
+    return ended(launch(HANG.format(asked=asked), steps=9, step_seconds_min=3, step_factor=2))["failure"]
+
+
+def test_a_hang_is_found_by_the_runs_own_pace_with_a_stack_of_each_rank(launch):
+    failure = hung(launch, "True")
     assert failure["class"] == "hang"
     assert "after step 2" in failure["summary"]
-    assert any("waits_here" in line and "attempt_0/0/stdout.log" in line for line in failure["quoted"])
-    spied = shutil.which("py-spy") is not None
-    assert spied or "rank 1 has no stack dump" in failure["summary"]
+    assert [line.partition(":")[0] for line in failure["quoted"]] == [
+        f"rank {rank}, logs/none_x/attempt_0/{rank}/stdout.log" for rank in (0, 0, 1, 1)
+    ], "the main thread's two innermost frames of each, and nothing else"
+    assert [line.rpartition(" ")[2] for line in failure["quoted"]] == ["waits_here", "<module>"] * 2
+
+
+def test_a_rank_that_handles_no_signal_is_looked_into_from_outside(launch, tmp_path):
+    """As a vendor's own train.py: SIGUSR1 would end it."""
+    if not (spy := processes._spy()):
+        pytest.skip("py-spy has no wheel for this machine")
+    beside = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+    may = subprocess.run([spy, "dump", "--nonblocking", "--pid", str(beside.pid)], capture_output=True, text=True)
+    beside.kill()
+    beside.wait()
+    if "Permission Denied" in may.stderr:
+        pytest.skip("this user may not look into other processes (kernel.yama.ptrace_scope)")
+    failure = hung(launch, "False")
+    assert "no stack dump" not in failure["summary"]
+    assert [line.partition(":")[0] for line in failure["quoted"]] == [
+        f"rank {rank}, logs/stacks/rank-{rank}.txt" for rank in (0, 0, 1, 1)
+    ]
+    assert ["waits_here" in line for line in failure["quoted"]] == [True, False] * 2
+    (kept,) = tmp_path.rglob("logs/stacks/rank-1.txt")
+    assert "waits_here" in kept.read_text()
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo 'Permission Denied: no ptrace'; exit 1", "py-spy: Permission Denied: no ptrace"),
+        ("exec sleep 1000", "py-spy: no answer"),
+    ],
+)
+def test_a_rank_that_cannot_be_looked_into_is_said_to_be(tmp_path, monkeypatch, script, words):
+    spy = tmp_path / "py-spy"
+    spy.write_text(f"#!/bin/sh\n{script}\n")
+    spy.chmod(0o755)
+    monkeypatch.setattr(processes, "_spy", lambda: str(spy))
+    monkeypatch.setattr(processes, "SPY_SECONDS", 0.5)
+    sleeper = subprocess.Popen(["sleep", "1000"])
+    said = processes.dump_stacks({3: psutil.Process(sleeper.pid)}, tmp_path / "stacks")
+    alive = sleeper.poll() is None
+    sleeper.kill()
+    sleeper.wait()
+    assert alive, "who handles no SIGUSR1 gets none"
+    assert said == f"rank 3 gave no stack dump ({words})"
+    assert list((tmp_path / "stacks").iterdir()) == []
 
 
 def test_no_first_step_within_the_start_up_limit_is_a_hang(launch):
