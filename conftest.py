@@ -34,6 +34,7 @@ DISPLAY = pytest.StashKey[Display]()
 SUMMARY = pytest.StashKey[str]()
 SELECTED = pytest.StashKey[tuple[Case, ...]]()
 NIGHTLY: pytest.StashKey[Nightly] = pytest.StashKey()
+JUDGE = pytest.StashKey[Judge]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -254,11 +255,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def judge(config: pytest.Config) -> Judge:
-    options = config.stash[SETUP].options
-    policy = Policy(options.determinism, options.reference)
-    requirements = config.stash[REQUIREMENTS]
-    assumed = assumptions(options, requirements.long_run) if options.evidence else None
-    return Judge(config.stash[SETUP].results, requirements, policy, assumed)
+    """The one of this process: a log that the tests have read is not read again for the report."""
+    if JUDGE not in config.stash:
+        options = config.stash[SETUP].options
+        policy = Policy(options.determinism, options.reference)
+        requirements = config.stash[REQUIREMENTS]
+        assumed = assumptions(options, requirements.long_run) if options.evidence else None
+        config.stash[JUDGE] = Judge(config.stash[SETUP].results, requirements, policy, assumed)
+    return config.stash[JUDGE]
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)

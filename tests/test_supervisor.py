@@ -605,6 +605,12 @@ def test_noise_is_coped_with_in_little_memory(launch, noise):
     assert 0 < peak < 200 << 20
 
 
+def test_a_run_that_has_ended_is_no_hang_while_what_it_printed_is_still_read(launch):
+    """Suspicious words in every line: slow to read, quick to print."""
+    end = ended(launch("steps(3)\nsay(b'an Error that is none\\n' * (2 << 20))", step_seconds_min=1, step_factor=0))
+    assert (end["outcome"], end["failure"]) == ("complete", None)
+
+
 def test_a_clock_set_back_changes_nothing(tmp_path):
     attempt = prepared(tmp_path, "for n in range(20):\n    step(n)\n    time.sleep(0.1)", steps=20)
     clock = faults.CLOCK.replace("> 8", "> 0.7")
