@@ -18,6 +18,7 @@ import pytest
 from benchmarks import faults
 from fixtures import processes, supervisor
 from fixtures.evidence import Attempt, EvidenceError, read_json, write_json
+from fixtures.progress import Shown, ended_line
 from fixtures.release import left_behind
 
 RANK = r"""
@@ -256,10 +257,12 @@ def test_device_memory_is_looked_at_before_and_after(launch, chip, left, text):
         steps(3)
         open(used, "w").write("{left}")
     """
-    end = ended(launch(code, accelerator="iluvatar", release_seconds=1))
+    handle = launch(code, accelerator="iluvatar", release_seconds=1)
+    end = ended(handle)
     assert end["devices"] == [{"device": "GPU-mock", "memory_before": 64 << 20, "memory_after": left << 20}]
     assert (end["outcome"], left_behind(end)) == ("complete", text)
     assert "devices_unseen" not in end
+    assert ("still in use: device GPU-mock" in ended_line(handle.attempt)) is bool(text)
 
 
 def test_devices_that_cannot_be_looked_at_are_said_not_to_have_been(launch, chip):
@@ -626,6 +629,22 @@ def test_progress_is_shown_while_it_runs(launch):
     assert (progress.step, progress.loss, progress.tgs, progress.phase) == (1, 5.0, 100.0, "training")
     (handle.attempt.path / "go").touch()
     assert ended(handle)["steps_seen"] == 3
+
+
+def test_peak_memory_is_shown_against_the_devices_from_the_first_diagnosis_lines_on(launch, tmp_path):
+    lines = [
+        "2026-11-24 05:12:22,143\tINFO gputest.py:147 in cuda_memory_analyze -- "
+        f"Rank:{rank}-tp0-pp0-dp0: Step 0: Allocated 40 GB, Max_Allocated {peak} GB, Reserved 56 GB, Max_Reserved 56 GB"
+        for rank, peak in ((0, "40.9146"), (1, "41.5"))
+    ]
+    code = f"for line in {lines!r}: say(line)\ntime.sleep(1000)"
+    node = {"host": "h", "devices": [{"index": 0, "memory_bytes": 80 << 30}, {"index": 1, "memory_bytes": 96 << 30}]}
+    write_json(tmp_path / "runs/tiny/speed/attempt-1/nodes/h.json", node)
+    handle = launch(code)
+    progress = until(lambda: (p := handle.poll()) and p.memory[0] and p)
+    handle.stop("seen")
+    assert tuple(progress.memory) == (41.5, 80.0)
+    assert Shown(handle.attempt, handle, 3, progress=progress).columns()[3] == "memory 41.5 of 80.0 GiB"
 
 
 def test_files_kept_open_live_as_long_as_the_supervisor(tmp_path):
