@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from datetime import datetime, timezone
@@ -73,11 +74,23 @@ def pytest_configure(config: pytest.Config) -> None:
     if options.dry_run:
         config.option.dist, config.option.tx = "no", []
     if leaves_results(config):
-        options.results.mkdir(parents=True, exist_ok=True)
+        open_results(options.results)
         config.option.xmlpath = config.option.xmlpath or str(options.results / "junit.xml")
         if not config.option.htmlpath:
             config.option.htmlpath = str(own_tests_html(options.results))
             config.option.self_contained_html = True
+
+
+def open_results(folder: Path) -> None:
+    """Make the folder; that it cannot be written is better known now than when the runs are over."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise pytest.UsageError(
+            f"--results {folder}: cannot be written ({error.strerror}); name another folder, or mend this one"
+        ) from error
 
 
 def register_history(config: pytest.Config) -> None:
@@ -268,12 +281,21 @@ def judge(config: pytest.Config) -> Judge:
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
     # Innermost wrapper: pytest-html and JUnit have written by now, the terminal has not summed up yet.
-    outcome = yield
     config = session.config
-    if leaves_results(config) and not is_worker(config):
-        display(config).stop()
-        if SELECTED in config.stash:
-            hand_over(config)
+    try:
+        outcome = yield
+        if leaves_results(config) and not is_worker(config):
+            display(config).stop()
+            if SELECTED in config.stash:
+                hand_over(config)
+    except OSError as error:
+        if not leaves_results(config):
+            raise
+        pytest.exit(
+            f"ERROR: results and report cannot be written: {error}. What ran is kept as evidence: mend that, then "
+            f"judge it again with --evidence {config.stash[SETUP].results}",
+            returncode=pytest.ExitCode.INTERNAL_ERROR,
+        )
     return outcome
 
 
