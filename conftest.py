@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import tempfile
 import uuid
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
@@ -38,6 +39,7 @@ SELECTED = pytest.StashKey[tuple[Case, ...]]()
 LEADER = pytest.StashKey[rendezvous.Leader]()
 FOLLOWER = pytest.StashKey[rendezvous.Follower]()
 NIGHTLY: pytest.StashKey[Nightly] = pytest.StashKey()
+JUDGE = pytest.StashKey[Judge]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -79,11 +81,23 @@ def pytest_configure(config: pytest.Config) -> None:
     if options.dry_run or config.stash[SETUP].follows:
         config.option.dist, config.option.tx = "no", []
     if leaves_results(config):
-        options.results.mkdir(parents=True, exist_ok=True)
+        open_results(options.results)
         config.option.xmlpath = config.option.xmlpath or str(options.results / "junit.xml")
         if not config.option.htmlpath:
             config.option.htmlpath = str(own_tests_html(options.results))
             config.option.self_contained_html = True
+
+
+def open_results(folder: Path) -> None:
+    """Make the folder; that it cannot be written is better known now than when the runs are over."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise pytest.UsageError(
+            f"--results {folder}: cannot be written ({error.strerror}); name another folder, or mend this one"
+        ) from error
 
 
 def register_history(config: pytest.Config) -> None:
@@ -298,26 +312,37 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def judge(config: pytest.Config) -> Judge:
-    options = config.stash[SETUP].options
-    policy = Policy(options.determinism, options.reference)
-    requirements = config.stash[REQUIREMENTS]
-    assumed = assumptions(options, requirements.long_run) if options.evidence else None
-    return Judge(config.stash[SETUP].results, requirements, policy, assumed)
+    """The one of this process: a log that the tests have read is not read again for the report."""
+    if JUDGE not in config.stash:
+        options = config.stash[SETUP].options
+        policy = Policy(options.determinism, options.reference)
+        requirements = config.stash[REQUIREMENTS]
+        assumed = assumptions(options, requirements.long_run) if options.evidence else None
+        config.stash[JUDGE] = Judge(config.stash[SETUP].results, requirements, policy, assumed)
+    return config.stash[JUDGE]
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
     # Innermost wrapper: pytest-html and JUnit have written by now, the terminal has not summed up yet.
-    outcome = yield
     config = session.config
-    if leaves_results(config) and not is_worker(config):
-        display(config).stop()
-        try:
+    try:
+        outcome = yield
+        if leaves_results(config) and not is_worker(config):
+            display(config).stop()
             if SELECTED in config.stash:
                 hand_over(config)
-        finally:
-            if LEADER in config.stash:
-                config.stash[LEADER].over()
+    except OSError as error:
+        if not leaves_results(config):
+            raise
+        pytest.exit(
+            f"ERROR: results and report cannot be written: {error}. What ran is kept as evidence: mend that, then "
+            f"judge it again with --evidence {config.stash[SETUP].results}",
+            returncode=pytest.ExitCode.INTERNAL_ERROR,
+        )
+    finally:
+        if LEADER in config.stash:
+            config.stash[LEADER].over()
     return outcome
 
 

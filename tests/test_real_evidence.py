@@ -121,6 +121,20 @@ def test_what_struck_the_gpu_is_red_and_named(name, code, said, judged):
     assert said in output
 
 
+def test_what_was_asked_for_and_what_was_free_is_in_the_verdict(judged):
+    _, _, found = only(judged, "oom-h100")
+    assert "It asked for 172.00 MiB where 106.19 MiB of 79.18 GiB was free." in found["criteria"]["startup"]["reason"]
+    asked = next(m for m in found["criteria"]["startup"]["measurements"] if m["name"] == "memory_asked_rank_0")
+    assert asked["value"] > asked["limit"] == pytest.approx(106.19 / 1024)
+    assert figure(found, "startup", "headroom_rank_0") == asked["limit"]
+
+
+def test_headroom_beside_the_peak_of_7b_on_one_h200(judged):
+    _, _, found = only(judged, "7B-h200")
+    assert "peak memory 136.5 of 140.4 GiB on rank 0, headroom 3.9 GiB (2.8%)" in found["criteria"]["startup"]["reason"]
+    assert figure(found, "startup", "headroom_percent_rank_0") == pytest.approx(2.795, abs=0.01)
+
+
 def test_the_train_py_that_ran_out_of_memory_exited_with_0():
     """Whoever trusts exit statuses would have called it a success; the supervisor ended its launcher."""
     (end,) = (EVIDENCE / "oom-h100").rglob("end.json")

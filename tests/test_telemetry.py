@@ -14,6 +14,7 @@ import pytest
 from fixtures import devices, telemetry
 from fixtures.devices import Device, Tool
 from fixtures.ranks import processes as processes_of
+from fixtures.release import left_behind
 from fixtures.telemetry import Command, Nvml, Processes, Stream, Watcher, peaks, watch
 
 SCRIPT = Path(telemetry.__file__)
@@ -214,6 +215,67 @@ def test_nvml_tells_what_it_can():
         {"rank": 1, "device": "GPU-1", **{k: v for k, v in full.items() if k != "power_w"}},
         {"rank": 2, "device": "GPU-2"},
     ]
+
+
+def looking(tmp_path, *told, devices=("A", "B")):
+    """A watcher whose source tells `told`, a list of rows an answer, the last one again and again."""
+    answers = list(told)
+    source = SimpleNamespace(rows=lambda: answers.pop(0) if len(answers) > 1 else answers[0], close=lambda: None)
+    return Watcher(source, tmp_path / "t.jsonl", devices=devices)
+
+
+def held(**bytes_):
+    return [{"device": device, "memory_used": used} for device, used in bytes_.items()]
+
+
+def test_the_memory_in_use_is_waited_for_until_every_device_has_told(tmp_path):
+    assert looking(tmp_path, [], held(A=5), [], held(A=6), held(B=7)).memory() == {"A": 6, "B": 7}
+    assert looking(tmp_path, [], devices=()).memory() == {}, "a CPU has no devices"
+
+
+def test_a_device_that_does_not_tell_its_memory_is_said_to(tmp_path, monkeypatch):
+    with pytest.raises(devices.DeviceError, match="device B does not tell"):
+        looking(tmp_path, held(A=5, B=None)).memory()
+    monkeypatch.setattr(telemetry, "LOOK_SECONDS", 0.1)
+    with pytest.raises(devices.DeviceError, match="nothing tells the memory in use of device B"):
+        looking(tmp_path, held(A=5)).memory()
+    with pytest.raises(devices.DeviceError, match="no telemetry: broken"):
+        Watcher(None, tmp_path / "t.jsonl", ["no telemetry: broken"]).memory()
+    with pytest.raises(devices.DeviceError, match="tells no way"):
+        Watcher(None, tmp_path / "t.jsonl").memory()
+
+
+def test_a_driver_gets_a_moment_to_take_memory_back(tmp_path):
+    many, few = held(A=60 << 30, B=1 << 30), held(A=(1 << 30) + (200 << 20), B=1 << 30)
+    rows = looking(tmp_path, many, many, few).released({"A": 1 << 30, "B": 1 << 30}, 30)
+    assert [(row["memory_before"], row["memory_after"]) for row in rows] == [
+        (1 << 30, (1 << 30) + (200 << 20)),
+        (1 << 30, 1 << 30),
+    ]
+    assert left_behind({"devices": rows}) == []
+
+
+def test_memory_that_stays_in_use_is_what_is_left_behind(tmp_path):
+    rows = looking(tmp_path, held(A=60 << 30, B=1 << 30)).released({"A": 1 << 30, "B": 1 << 30}, 0.2)
+    assert left_behind({"devices": rows}) == ["device A: 60.00 GiB in use, 1.00 before"]
+
+
+def test_what_is_left_behind_is_named_one_by_one():
+    end = {"left": [{"pid": 7, "name": "python"}, {"pid": 8}, {"job": "42"}], "ports_left": [29500]}
+    assert left_behind(end) == ["process 7 (python)", "process 8 (its name is not known)", "job 42", "port 29500"]
+    assert left_behind({}) == []
+
+
+def test_a_gpu_that_is_lost_before_the_run_leaves_it_without_telemetry(tmp_path, monkeypatch):
+    class Lost(Library):
+        def nvmlDeviceGetHandleByUUID(self, identity):
+            raise self.NVMLError("GPU is lost")
+
+    found = devices.Found(devices.profiles()["nvidia"], (CHIPS[0],))
+    monkeypatch.setattr(devices, "detect", lambda *_: found)
+    monkeypatch.setattr(devices, "nvml", Lost)
+    watcher = watch({"accelerator": "nvidia", "gpus": 1}, dict, tmp_path / "t.jsonl")
+    assert watcher.problems == ["no telemetry: NVML failed: GPU is lost; see whether nvidia-smi works"]
 
 
 def test_devices_that_cannot_be_found_leave_a_run_without_telemetry_and_say_so(tmp_path, monkeypatch):

@@ -279,11 +279,19 @@ def test_chinese_knows_every_code_finding_and_failure_class():
 
 def test_every_measurement_that_a_criterion_makes_has_a_name_in_both_languages():
     sources = (Path(__file__).parents[2] / "acceptance" / "criteria").glob("*.py")
-    made = {n for s in sources for n in re.findall(r'Measurement\(\s*"(\w+)"', s.read_text(encoding="utf-8"))}
+    name = r'Measurement\(\s*f?"(\w+?)(?:_rank_\{rank\})?"'
+    made = {n for s in sources for n in re.findall(name, s.read_text(encoding="utf-8"))}
+    assert {"headroom", "headroom_percent", "peak_memory"} <= made
     assert len(made) > 30
     for language in LANGUAGES:
         words = Words(language)
         assert [name for name in made if not words.name("measurements", name)] == []
+
+
+def test_the_rank_with_the_least_headroom_is_shown(page):
+    for label in ("Peak memory", "Device memory left beside the peak", "Share of device memory left beside the peak"):
+        assert f"{label}, rank 7" in page
+        assert f"{label}, rank 0" not in page
 
 
 def test_the_chinese_report_derives_reasons_from_codes_and_figures(vendor):
