@@ -168,7 +168,7 @@ class Cluster:
         controller, database, *ports = _free_ports(2 + len(self.nodes))
         nodes = "\n".join(
             f"NodeName={node} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={port} "
-            f"CPUs={TASKS} RealMemory=1000 Gres=gpu:{TASKS} State=UNKNOWN"
+            f"CPUs={TASKS} RealMemory=8000 Gres=gpu:{TASKS} State=UNKNOWN"
             for node, port in zip(self.nodes, ports, strict=True)
         )
         for number in range(TASKS):

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from fixtures import supervisor
+from fixtures import slurm, supervisor
 from fixtures.evidence import read_json
 from tests.slurm.jobs import ended, job_of, queue, training, until
 from tests.suite import acceptance
@@ -197,8 +197,8 @@ def test_the_time_limit_is_named(launch, cluster):
 
 
 @pytest.mark.slow
-def test_tiny_trains_on_two_nodes_and_repeats_to_the_last_bit(cluster, tmp_path):
-    """The whole path: pytest, srun, real InternLM on 4 ranks of 2 nodes, evidence, verdicts."""
+def test_tiny_trains_on_two_nodes_and_repeats_to_the_last_bit(accounting_cluster, tmp_path):
+    """The whole path: pytest, srun, real InternLM on 4 ranks of 2 nodes, sacct, evidence, verdicts."""
     chosen = ["-k", "tiny-tp1-pp1-zerodp and not fsdp", "-m", "startup or determinism"]
     options = ["--launcher=slurm", "--nodes=2", "--gpus=2", "--accelerator=cpu", "--steps=12", f"--results={tmp_path}"]
     done = acceptance(*chosen, *options, seconds=900)
@@ -209,5 +209,9 @@ def test_tiny_trains_on_two_nodes_and_repeats_to_the_last_bit(cluster, tmp_path)
     )
     for run in ("speed", "repeat-1", "repeat-2"):
         attempt = tmp_path / case["runs"][run]
-        assert read_json(attempt / "end.json")["job"]["state"] == "COMPLETED"
-        assert sorted(p.stem for p in (attempt / "nodes").iterdir()) == cluster.nodes
+        job = read_json(attempt / "end.json")["job"]
+        assert (job["state"], job["steps"]) == ("COMPLETED", [])
+        remembered = slurm.parse_sacct(slurm.ask(*slurm._sacct(job["id"])), job["id"])
+        assert remembered.success
+        assert remembered.settled
+        assert sorted(p.stem for p in (attempt / "nodes").iterdir()) == accounting_cluster.nodes
