@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -142,6 +144,21 @@ def test_a_submission_by_the_labs_tolerance_and_reference(tmp_path):
     assert packed.results["policy"]["reference"] == "curve.json"
     checked = check(tmp_path / "v.zip", Lab(load(made.lab(tmp_path)), policy))
     assert (caught(checked), checked.status) == ([], 0)
+
+
+@pytest.mark.parametrize(("hours", "step", "refused"), [(1, 600, []), (-1, 600, []), (-1, 9, []), (2, 600, ["dates"])])
+def test_an_hour_of_daylight_saving_is_no_contradiction(tmp_path, hours, step, refused):
+    """Log times are local: the clock is put forward or back at a step of the long run, early or late."""
+    folder = results_folder(tmp_path)
+    log = tampering.attempt(folder, "long") / "logs" / "stderr.log"
+    before, line, after = log.read_text().partition(next(s for s in log.open() if f" step={step} " in s))
+
+    def moved(stamp: re.Match) -> str:
+        return str(datetime.fromisoformat(stamp[0]) + timedelta(hours=hours))
+
+    log.write_text(before + re.sub(r"(?m)^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", moved, line + after))
+    pack(folder, tmp_path / "v.zip", WHO)
+    assert caught(check(tmp_path / "v.zip", lab(tmp_path))) == refused
 
 
 def test_pytest_shows_the_same_judgement(submission, tmp_path):
