@@ -164,6 +164,19 @@ class Judge:
     def _reference(self, request: Mapping[str, Any]) -> Reference | None:
         return references.find(request, self.policy.reference)
 
+    def _followed(self, repeat: Attempt | None) -> dict[str, Any] | None:
+        """The curve that the repeats are compared with, for the report to draw; None where there is none to use."""
+        try:
+            request = self._request(repeat) if repeat else {}
+            reference = self._reference(request) if request else None
+        except (CurveError, EvidenceError):
+            return None  # the verdict says why
+        if reference is None:
+            return None
+        # every digit as recorded: a rounded curve would differ from one that is equal
+        losses = reference.losses[: min(STEPS, request["workload"]["steps"])].tolist()
+        return {"name": reference.source, "losses": losses}
+
     def _stopped(self, attempt: Attempt, criterion: str) -> Verdict | None:
         """The one line of a criterion whose run did not complete; startup tells the whole story."""
         end = attempt.end
@@ -252,6 +265,7 @@ class Judge:
                 if latest[run]
             },
             "departures": departures(requests, self.requirements) + unlike(latest),
+            "reference": self._followed(latest["repeat-1"]),
             "criteria": {criterion: verdict.as_json() for criterion, verdict in verdicts.items()},
         }
 

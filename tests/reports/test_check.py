@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from datetime import datetime, timedelta
 
 import pytest
@@ -142,6 +143,10 @@ def test_a_submission_by_the_labs_tolerance_and_reference(tmp_path):
     checking.derived.keep_rules(folder, made.lab(tmp_path), reference)
     packed = pack(folder, tmp_path / "v.zip", WHO)
     assert packed.results["policy"]["reference"] == "curve.json"
+    followed = {"name": "curve.json", "losses": list(json.loads(reference.read_text()).values())}
+    assert packed.results["cases"][0]["reference"] == followed
+    with zipfile.ZipFile(tmp_path / "v.zip") as zipped:
+        assert "reference (curve.json)" in zipped.read("conformance.html").decode(), "the curve is drawn"
     checked = check(tmp_path / "v.zip", Lab(load(made.lab(tmp_path)), policy))
     assert (caught(checked), checked.status) == ([], 0)
 
