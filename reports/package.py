@@ -1,7 +1,8 @@
 """`python -m reports pack RESULTS --org NAME --contact ADDRESS -o vendor.zip`: a submission from a results folder.
 
 The archive holds all evidence, failed and interrupted attempts too, and what follows from it: verdicts and report are
-made anew from the evidence that is packed, so they cannot be older than it. Packing twice gives the same bytes.
+made anew from the evidence that is packed, so they cannot be older than it. Packing twice gives the same bytes: the
+report in the archive is without the time of judging and pytest-html's document, which no lab could make again.
 """
 
 from __future__ import annotations
