@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -305,9 +306,14 @@ def workload_of(request: Mapping[str, Any]) -> Workload:
 def peak_tflops(attempt: Attempt, family: str) -> float | None:
     """Peak of the attempt's devices, dense bfloat16 TFLOPS; None where it is not on record for all, or they differ."""
     names = {device.get("name", "") for node in attempt.nodes for device in node.get("devices", [])}
-    profile = devices.profiles().get(family)
+    profile = _profile(family)
     peaks = {profile.peak(name) for name in names} if profile else set()
     return peaks.pop() if len(peaks) == 1 else None
+
+
+@cache
+def _profile(family: str) -> devices.Profile | None:
+    return devices.profiles().get(family)
 
 
 def device_memory(attempt: Attempt, reading: Reading) -> dict[int, float]:
