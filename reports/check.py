@@ -21,6 +21,8 @@ from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any
 
+from acceptance import references
+from acceptance.criteria.reference import CurveError
 from acceptance.criteria.throughput import put_forward
 from acceptance.judge import REPEATED, Policy, workload_of
 from acceptance.requirements import DEFAULTS, Requirements, RequirementsError
@@ -489,8 +491,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Print the table; the exit status is that of the module's description."""
     try:
+        if not arguments.archive.is_file():
+            what = "a folder" if arguments.archive.is_dir() else "not found"
+            raise ArchiveError(f"{arguments.archive}: {what}; name a submission, as `python -m reports pack` writes it")
         if arguments.key:
             signing.verifier(arguments.key)
+        if arguments.reference:
+            references.load(arguments.reference)
         lab = Lab(
             load_requirements(arguments.requirements),
             Policy(arguments.determinism, arguments.reference),
@@ -498,7 +505,7 @@ def main(arguments: argparse.Namespace) -> int:
             arguments.challenge,
             hashlib.sha256((arguments.requirements or DEFAULTS).read_bytes()).hexdigest(),
         )
-    except (RequirementsError, signing.SigningError) as error:
+    except (ArchiveError, RequirementsError, CurveError, signing.SigningError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     checked = check(arguments.archive, lab)
