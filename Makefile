@@ -31,10 +31,10 @@ $(READY): pyproject.toml requirements/trainer.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
-system:  ## Debian packages that some tests need: a browser, Slurm, and ssh
+system:  ## Debian packages that some tests need: a browser, Slurm with its accounting, and ssh
 	apt-get update -qq
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium fonts-noto-cjk \
-		slurm-wlm munge openssh-client openssh-server poppler-utils
+		slurm-wlm munge slurmdbd mariadb-server-core openssh-client openssh-server poppler-utils
 
 # For machines without a network, whose torch is the vendor's own; PYTHON is of their Python's version. There:
 #   pip install --no-index --find-links wheelhouse -r wheelhouse/requirements.txt

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import tempfile
 import uuid
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +19,14 @@ from acceptance.judge import CRITERIA, Judge, Policy
 from acceptance.requirements import Requirements, RequirementsError
 from acceptance.requirements import load as load_requirements
 from acceptance.verdicts import Verdicts, properties
-from fixtures import evidence, plan
+from fixtures import evidence, plan, rendezvous
 from fixtures.cases import Case
 from fixtures.devices import CPU
 from fixtures.internlm.models import is_tiny
 from fixtures.options import OPTIONS, ROOT, collect, ini_name
 from fixtures.progress import Display, Screen
 from fixtures.runs import Runs, write_plan
-from fixtures.setup import Setup, SetupError, assumptions, prepare
+from fixtures.setup import Setup, SetupError, assumptions, interpreter, prepare
 
 if TYPE_CHECKING:
     from reports.history.nightly import Nightly
@@ -33,7 +36,10 @@ REQUIREMENTS = pytest.StashKey[Requirements]()
 DISPLAY = pytest.StashKey[Display]()
 SUMMARY = pytest.StashKey[str]()
 SELECTED = pytest.StashKey[tuple[Case, ...]]()
+LEADER = pytest.StashKey[rendezvous.Leader]()
+FOLLOWER = pytest.StashKey[rendezvous.Follower]()
 NIGHTLY: pytest.StashKey[Nightly] = pytest.StashKey()
+JUDGE = pytest.StashKey[Judge]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,15 +74,30 @@ def pytest_configure(config: pytest.Config) -> None:
         config.stash[SETUP] = prepare(options, launches, requirements.long_run)
     except (SetupError, RequirementsError, ValueError) as error:
         raise pytest.UsageError(str(error)) from error
-    register_history(config)
-    if options.dry_run:
+    if config.stash[SETUP].follows:
+        config.option.xmlpath = config.option.htmlpath = None  # the leader reports
+    else:
+        register_history(config)
+    if options.dry_run or config.stash[SETUP].follows:
         config.option.dist, config.option.tx = "no", []
     if leaves_results(config):
-        options.results.mkdir(parents=True, exist_ok=True)
+        open_results(options.results)
         config.option.xmlpath = config.option.xmlpath or str(options.results / "junit.xml")
         if not config.option.htmlpath:
             config.option.htmlpath = str(own_tests_html(options.results))
             config.option.self_contained_html = True
+
+
+def open_results(folder: Path) -> None:
+    """Make the folder; that it cannot be written is better known now than when the runs are over."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0")
+    except OSError as error:
+        raise pytest.UsageError(
+            f"--results {folder}: cannot be written ({error.strerror}); name another folder, or mend this one"
+        ) from error
 
 
 def register_history(config: pytest.Config) -> None:
@@ -98,7 +119,7 @@ def register_history(config: pytest.Config) -> None:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """test_regression.py is there for --fail-on-regression alone."""
-    asked = SETUP in config.stash and config.stash[SETUP].options.fail_on_regression
+    asked = NIGHTLY in config.stash and config.stash[SETUP].options.fail_on_regression
     return True if collection_path.name == "test_regression.py" and not asked else None
 
 
@@ -117,7 +138,8 @@ def asks_for_acceptance(config: pytest.Config) -> bool:
 
 
 def leaves_results(config: pytest.Config) -> bool:
-    return SETUP in config.stash and not (config.option.collectonly or config.stash[SETUP].options.dry_run)
+    setup = config.stash.get(SETUP, None)
+    return setup is not None and not (config.option.collectonly or setup.options.dry_run or setup.follows)
 
 
 def is_worker(config: pytest.Config) -> bool:
@@ -191,6 +213,9 @@ def show_plan(config: pytest.Config, cases: Sequence[Case]) -> None:
 
 def pytest_runtestloop(session: pytest.Session) -> bool | None:
     config = session.config
+    if FOLLOWER in config.stash:
+        take_part(config)
+        return None  # the tests judge what the runs have left
     if SETUP not in config.stash or not config.stash[SETUP].options.dry_run or config.option.collectonly:
         return None
     setup = config.stash[SETUP]
@@ -217,7 +242,40 @@ def display(config: pytest.Config) -> Display:
     return config.stash[DISPLAY]
 
 
+def meet(config: pytest.Config) -> None:
+    """Come together with the other nodes of --rdzv, as the one that leads or as one that follows."""
+    setup, say = config.stash[SETUP], display(config).say
+    where = setup.rdzv, setup.options.results, setup.terms, setup.options.startup_limit, say
+    try:
+        if setup.follows:
+            python = interpreter(setup.options)
+            config.stash[FOLLOWER] = rendezvous.join(*where, python=python, own=setup.own_devices)
+        else:
+            config.stash[LEADER] = leader = rendezvous.lead(*where)
+            leader.publish()
+            config.stash[SETUP] = replace(setup, hosts=leader.hosts)
+    except rendezvous.RendezvousError as error:
+        raise pytest.UsageError(str(error)) from error
+
+
+def take_part(config: pytest.Config) -> None:
+    """Serve the leader's runs with this node's devices, until its session is over."""
+    setup, follower = config.stash[SETUP], config.stash[FOLLOWER]
+    try:
+        with contextlib.ExitStack() as held:
+            if setup.found.profile.name != CPU:  # of processes on a CPU everybody may have as many as they like
+                waiting = functools.partial(follower.say, "waiting for the devices of this node")
+                lease = held.enter_context(setup.leases.acquire(len(setup.devices), waiting=waiting))
+                follower.keep = lease.files
+            follower.serve()
+    except rendezvous.RendezvousError as error:
+        pytest.exit(f"ERROR: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
+
+
 def pytest_sessionstart(session: pytest.Session) -> None:
+    setup = session.config.stash.get(SETUP, None)
+    if setup and setup.rdzv and not is_worker(session.config):
+        meet(session.config)
     if leaves_results(session.config) and not is_worker(session.config):
         display(session.config).start()
         if NIGHTLY in session.config.stash:
@@ -254,22 +312,37 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def judge(config: pytest.Config) -> Judge:
-    options = config.stash[SETUP].options
-    policy = Policy(options.determinism, options.reference)
-    requirements = config.stash[REQUIREMENTS]
-    assumed = assumptions(options, requirements.long_run) if options.evidence else None
-    return Judge(config.stash[SETUP].results, requirements, policy, assumed)
+    """The one of this process: a log that the tests have read is not read again for the report."""
+    if JUDGE not in config.stash:
+        options = config.stash[SETUP].options
+        policy = Policy(options.determinism, options.reference)
+        requirements = config.stash[REQUIREMENTS]
+        assumed = assumptions(options, requirements.long_run) if options.evidence else None
+        config.stash[JUDGE] = Judge(config.stash[SETUP].results, requirements, policy, assumed)
+    return config.stash[JUDGE]
 
 
 @pytest.hookimpl(wrapper=True, trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
     # Innermost wrapper: pytest-html and JUnit have written by now, the terminal has not summed up yet.
-    outcome = yield
     config = session.config
-    if leaves_results(config) and not is_worker(config):
-        display(config).stop()
-        if SELECTED in config.stash:
-            hand_over(config)
+    try:
+        outcome = yield
+        if leaves_results(config) and not is_worker(config):
+            display(config).stop()
+            if SELECTED in config.stash:
+                hand_over(config)
+    except OSError as error:
+        if not leaves_results(config):
+            raise
+        pytest.exit(
+            f"ERROR: results and report cannot be written: {error}. What ran is kept as evidence: mend that, then "
+            f"judge it again with --evidence {config.stash[SETUP].results}",
+            returncode=pytest.ExitCode.INTERNAL_ERROR,
+        )
+    finally:
+        if LEADER in config.stash:
+            config.stash[LEADER].over()
     return outcome
 
 

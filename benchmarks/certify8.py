@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fixtures import evidence, processes, supervisor, telemetry
+from fixtures import evidence, processes, supervisor
 from fixtures.evidence import Attempt
 from fixtures.internlm.log import read
+from fixtures.release import left_behind
 from fixtures.toml import load_toml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +38,6 @@ AT_ONCE_SECONDS = 2.0  # from the death of a rank to the end on record
 HANG_SECONDS = 60.0  # the supervisor's least patience with a step; --hang-factor times the slowest where that is more
 HANG_FACTOR = 10.0
 REST_SECONDS = 10.0  # to write stacks down and end the processes of a run that hangs
-FREE_BYTES = 2 << 30  # what a driver may hold of a device that nobody uses
 
 
 @dataclass(frozen=True)
@@ -197,13 +197,15 @@ def strike(words: Sequence[str], results: Path, number: signal.Signals, rank: in
         session.wait()
     failure = attempt.end.get("failure") or {}
     expected, limit = ("hang", patience(attempt)) if number == signal.SIGSTOP else ("killed", AT_ONCE_SECONDS)
-    held = memory_held(attempt)
+    held = left_behind(attempt.end)
     print(
         f"{number.name} to rank {rank}: {failure.get('class')} (rank {failure.get('rank')}), {seconds:.1f} s later "
-        f"(limit {limit:.0f} s), processes left: {len(left)}, devices in use: {held}"
+        f"(limit {limit:.0f} s), processes left: {len(left)}, "
+        f"still in use: {'; '.join(held) or attempt.end.get('devices_unseen', 'nothing')}"
     )
+    released = not held and "devices_unseen" not in attempt.end
     right_rank = number == signal.SIGSTOP or failure.get("rank") == rank
-    return failure.get("class") == expected and right_rank and seconds <= limit and not left and not held
+    return failure.get("class") == expected and right_rank and seconds <= limit and not left and released
 
 
 def under_way(
@@ -225,19 +227,6 @@ def patience(attempt: Attempt) -> float:
     steps = read(attempt.logs).steps
     slowest = max((b - a for a, b in zip(steps.time[:-1], steps.time[1:], strict=True)), default=0.0)
     return max(HANG_SECONDS, HANG_FACTOR * slowest) + REST_SECONDS
-
-
-def memory_held(attempt: Attempt) -> int:
-    """Devices of the run that still hold memory; 0 on a CPU, where only processes do."""
-    request = attempt.request
-    path = attempt.path / "scratch" / "after.jsonl"
-    watcher = telemetry.watch(request, dict, path)
-    watcher.sample()
-    watcher.close()
-    rows = rows_of(path)
-    if request["accelerator"] != "cpu" and len(rows) != request["gpus"]:
-        raise SystemExit(f"the devices cannot be looked at after the run: {'; '.join(watcher.problems)}")
-    return sum(row["memory_used"] > FREE_BYTES for row in rows)
 
 
 def main() -> int:

@@ -62,7 +62,7 @@ def main() -> int:
             with ranks(count) as mark:
                 watcher = telemetry.watch(
                     {"accelerator": "cpu", "gpus": count},
-                    lambda mark=mark: processes.ranks(processes.marked(mark)),
+                    lambda mark=mark: {n: p.pid for n, p in processes.ranks(processes.marked(mark)).items()},
                     Path(scratch) / "cpu.jsonl",
                 )
                 measured.append(share(watcher, options.seconds))

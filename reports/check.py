@@ -290,14 +290,19 @@ def devices(told: Told, package: Package) -> Iterator[str]:
 
 def telemetry(told: Told, package: Package) -> Iterator[str]:
     """What was watched are these devices, during this run, with no more memory than they have."""
-    if not told.ended or not told.attempt.telemetry.exists():
-        return
+    for path in told.attempt.strangers:
+        yield f"telemetry is of {path.stem}, of which nodes/ tells nothing"
+    for path in told.attempt.telemetry if told.ended else ():
+        yield from _watched(told, path)
+
+
+def _watched(told: Told, path: Path) -> Iterator[str]:
     known = {d["id"]: d["memory_bytes"] for node in told.nodes for d in node["devices"]}
     started, ended = (at.timestamp() for at in told.span())
-    with told.attempt.telemetry.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8") as file:
         for number, line in enumerate(iter(lambda: file.readline(LINE), ""), 1):
             if len(line) == LINE:
-                yield f"line {number} of telemetry.jsonl is longer than {LINE:,} characters"
+                yield f"line {number} of {path.name} is longer than {LINE:,} characters"
                 return
             row = json.loads(line)
             device = row.get("device")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Ran:
     request: Mapping[str, Any]
     memory: Mapping[int, float]  # rank -> peak GiB that torch allocated
     device_memory: float | None  # GiB of one device, None where it is not known
-    telemetry: Path
+    telemetry: Sequence[Path]  # a file a node
     bindings: Mapping[int, tuple[str, int]] = field(default_factory=dict)  # rank -> (host, device ordinal)
 
 
@@ -228,13 +228,13 @@ class Power:
     devices: Mapping[str, tuple[Floats, Floats]]
 
 
-def read_power(path: Path) -> Power:
-    """Every usable power reading of a telemetry file; lines that are not usable are left out.
+def read_power(paths: Iterable[Path]) -> Power:
+    """Every usable power reading of the telemetry files; lines that are not usable are left out.
 
     Leaving out is safe here: power decides nothing, and a device without readings has no curve.
     """
     found: dict[str, list[tuple[float, float]]] = {}
-    if path.is_file():
+    for path in paths:
         with path.open(encoding="utf-8", errors="replace") as file:
             for line in iter(lambda: file.readline(LINE), ""):  # a longer one comes in pieces that are no JSON
                 try:
@@ -276,7 +276,8 @@ def _tokens_per_joule(words: Words, ran: Ran, power: Power, warmup: int) -> str:
     if window is None:
         return ""
     start, end, tokens = window
-    if any(times[0] > start or times[-1] < end for times, _ in power.devices.values()):
+    unwatched = len(power.devices) < ran.request.get("world", 0)  # a node of several may have told nothing
+    if unwatched or any(times[0] > start or times[-1] < end for times, _ in power.devices.values()):
         return words("note.power_partial")
     joules = sum(_energy(times, watts, start, end) for times, watts in power.devices.values())
     if joules <= 0:

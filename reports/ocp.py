@@ -23,7 +23,7 @@ from fixtures.internlm.log import LogError
 from fixtures.steps import Floats
 from reports.gather import Evidence, Read, Tried, gather
 from reports.page import write_whole
-from reports.text import moment
+from reports.text import RANK, moment
 
 FOLDER = "ocp"
 VERSION = {"major": 2, "minor": 0}
@@ -184,8 +184,7 @@ class _Output:
         if measurement["comparator"]:
             validator = {"type": VALIDATORS[measurement["comparator"]], "value": measurement["limit"]}
             row["validators"] = [validator | ({"name": measurement["source"]} if measurement["source"] else {})]
-        rank = measurement["name"].removeprefix("peak_memory_rank_")
-        if rank.isdigit() and (device := self._bound(int(rank))):
+        if (rank := RANK.fullmatch(measurement["name"])) and (device := self._bound(int(rank[2]))):
             row["hardwareInfoId"] = device
         return row
 

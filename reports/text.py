@@ -13,6 +13,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+RANK = re.compile(r"(\w+)_rank_(\d+)")  # the name of a measurement that each rank has
 LIMIT = 2000  # characters of one value on the page; the evidence keeps the rest
 
 # C0 and C1 controls, zero-width characters, bidi marks, embeddings, overrides and isolates, line separators,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +16,7 @@ from reports.curves import charts
 from reports.gather import Evidence, Tried
 from reports.language import Words
 from reports.results import CRITERIA
-from reports.text import duration, moment, number, pair, script_json
+from reports.text import RANK, duration, moment, number, pair, script_json
 
 WORST = ("fail", "inconclusive", "not run", "pass")  # a case is as good as its worst criterion
 HOLDS = {
@@ -32,7 +31,6 @@ LAYOUT = ("tp", "pp", "zero", "dp")
 UNSAID = ("schema", "clock", "id_digest", "diff_sha256")  # of no use to a reader
 LONG_TEXT = 300  # characters; longer values are folded
 QUOTED_LINES, QUOTED_LENGTH = 40, 600
-RANK = re.compile(r"(\w+)_rank_(\d+)")
 WARMUP = 10  # steps; the throughput criterion's own where it says so in its measurements
 
 
@@ -386,13 +384,17 @@ def _judged(words: Words, name: str, criterion: Mapping[str, Any]) -> Judged:
 
 
 def _worst_ranks(measurements: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-    """The measurements without those per rank that hold and are not the greatest: the chart shows each rank."""
-    ranks = [m for m in measurements if RANK.fullmatch(m["name"]) and m["value"] is not None]
-    greatest = max(ranks, key=lambda m: m["value"], default=None)
+    """The measurements without those per rank that hold and are not the worst of their kind: the chart shows each."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for measurement in measurements:
+        if (rank := RANK.fullmatch(measurement["name"])) and measurement["value"] is not None:
+            kinds.setdefault(rank[1], []).append(measurement)
+    worst = [(min if kind.startswith("headroom") else max)(m, key=lambda m: m["value"]) for kind, m in kinds.items()]
+    ranks = [m for kind in kinds.values() for m in kind]
     for measurement in measurements:
         limit, sign = measurement["limit"], measurement["comparator"]
         holds = sign is None or limit is None or measurement not in ranks or HOLDS[sign](measurement["value"], limit)
-        if not RANK.fullmatch(measurement["name"]) or measurement is greatest or not holds:
+        if not RANK.fullmatch(measurement["name"]) or measurement in worst or not holds:
             yield measurement
 
 

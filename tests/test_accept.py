@@ -92,14 +92,28 @@ def test_recorded_evidence_is_judged_to_the_same_results_elsewhere(accepted, tmp
     assert not (tmp_path / "runs").exists()
 
 
-def test_runs_side_by_side_under_xdist_give_the_same_losses(accepted, tmp_path):
+def test_runs_side_by_side_under_xdist_give_the_same_verdicts_and_losses(accepted, tmp_path):
     arguments = ("--gpus", "4", "--gpus-per-run", "2", "-n", "2", "-m", "not convergence", "--results", tmp_path)
     done = acceptance("-k", f"({CASE} or tiny-tp2) and not fsdp", *arguments)
     assert done.returncode == 0, done.stdout
     assert "verdicts" in done.stdout
+    verdicts = [
+        {
+            name: (verdict["outcome"], verdict["code"])
+            for name, verdict in case["criteria"].items()
+            if name != "convergence"
+        }
+        for folder in (accepted, tmp_path)
+        for case in results_of(folder)["cases"]
+        if case["case"] == CASE
+    ]
+    assert len(verdicts) == 2
+    assert verdicts[0] == verdicts[1]
     for run in ("speed", "repeat-1", "repeat-2"):
         alone, beside = (read(latest(folder, CASE, run).logs).steps for folder in (accepted, tmp_path))
         assert alone.loss.tolist() == beside.loss.tolist()
+        norms = [{group: values.tolist() for group, values in steps.grad_norm.items()} for steps in (alone, beside)]
+        assert norms[0] == norms[1]
         assert not (tmp_path / "runs" / CASE / run / "attempt-2").exists(), "launched twice"
 
 

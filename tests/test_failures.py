@@ -238,6 +238,65 @@ def test_a_rule_that_is_none_is_refused(tmp_path, change, message):
         Rules(path)
 
 
+@pytest.mark.parametrize(
+    ("line", "asked", "free", "total"),
+    [
+        (
+            "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 172.00 MiB. GPU 0 has a total capacity of "
+            "79.18 GiB of which 106.19 MiB is free. Including non-PyTorch memory, this process has 79.07 GiB memory in",
+            "172.00 MiB", "106.19 MiB", "79.18 GiB",
+        ),
+        (
+            "torch.cuda.OutOfMemoryError: HIP out of memory. Tried to allocate 1.50 GiB. GPU 3 has a total capacty of "
+            "63.98 GiB of which 0 bytes is free. Of the allocated memory 60.00 GiB is allocated by PyTorch",
+            "1.50 GiB", "0 bytes", "63.98 GiB",
+        ),
+        (
+            "RuntimeError: CUDA out of memory. Tried to allocate 20.00 MiB (GPU 0; 79.15 GiB total capacity; 77.50 GiB "
+            "already allocated; 10.25 MiB free; 78.00 GiB reserved in total by PyTorch) If reserved memory is >>",
+            "20.00 MiB", "10.25 MiB", "79.15 GiB",
+        ),
+        (
+            "RuntimeError: NPU out of memory. Tried to allocate 314.00 MiB (NPU 0; 60.97 GiB total capacity; 58.60 GiB "
+            "already allocated; 58.60 GiB current active; 143.06 MiB free; 59.21 GiB reserved in total by PyTorch)",
+            "314.00 MiB", "143.06 MiB", "60.97 GiB",
+        ),
+        (
+            "RuntimeError: NPU out of memory. Tried to allocate 314.00 MiB (NPU 0; 60.97 GiB total capacity)",
+            "314.00 MiB", None, "60.97 GiB",
+        ),
+        (
+            "torch.OutOfMemoryError: XPU out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of "
+            "47.98 GiB. Of the allocated memory 40.00 GiB is allocated by PyTorch, and 1.00 GiB is reserved",
+            "2.00 GiB", None, "47.98 GiB",
+        ),
+        ("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 172.00 MiB", "172.00 MiB", None, None),
+        (
+            "RuntimeError: [enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: "
+            "you tried to allocate 4294967296 bytes. Error code 12 (Cannot allocate memory)",
+            "4294967296 bytes", None, None,
+        ),
+        ("NCCL WARN Failed to CUDA calloc 6291456 bytes", "6291456 bytes", None, None),
+        ("numpy._core._exceptions._ArrayMemoryError: Unable to allocate 7.45 GiB for an array", "7.45 GiB", None, None),
+    ],
+)  # fmt: skip
+def test_an_allocator_says_what_was_asked_for_and_what_was_free(line, asked, free, total):
+    assert failures.allocation(f"rank 0, logs/x.log:3: {line}") == failures.Allocation(asked, free, total)
+
+
+@pytest.mark.parametrize("line", ["RuntimeError: Tried to allocate more than 1EB memory.", "HIP out of memory", ""])
+def test_a_line_without_a_size_says_nothing_of_it(line):
+    assert failures.allocation(line) is None
+
+
+@pytest.mark.parametrize(
+    ("size", "gib"),
+    [("512.00 MiB", 0.5), ("2 GiB", 2), ("1.5 TiB", 1536), ("1073741824 bytes", 1), ("3 KiB", 3 / 2**20)],
+)
+def test_sizes_in_gib(size, gib):
+    assert failures.gib(size) == gib
+
+
 def test_torchruns_table_tells_the_rank_above_the_exit_code():
     table = (
         b"[1]:\n  time      : 2026-11-24_06:45:49\n  host      : localhost\n  rank      : 1 (local_rank: 1)\n"

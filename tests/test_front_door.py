@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import subprocess
 import sys
 
 import pytest
 
+from benchmarks import faults
 from fixtures.options import OPTIONS, collect, ini_name
 from tests.suite import ROOT, acceptance
 
@@ -30,6 +33,14 @@ USAGE_ERROR = 4
         (["--gpus", "none"], "--gpus"),
         (["--min-tgs", "-3"], "--min-tgs"),
         (["--evidence", "/nowhere"], "/nowhere"),
+        (["--rdzv", "10.0.0.1"], "say how many there are with --nodes"),
+        (["--rdzv", "10.0.0.1", "--nodes", "2", "--host-file", "hosts"], "choose one"),
+        (["--rdzv", "10.0.0.1", "--nodes", "2", "--launcher", "slurm"], "leave --rdzv out"),
+        (["--rdzv", "10.0.0.1", "--nodes", "2", "--detach"], "leave it out"),
+        (["--rdzv", "nowhere.invalid:29400", "--nodes", "2"], "--rdzv nowhere.invalid: cannot be resolved"),
+        (["--rdzv", "localhost", "--nodes", "2"], "every node has this name"),
+        (["--rdzv", "a:b:c", "--nodes", "2"], "is not HOST or HOST:PORT"),
+        (["--nodes", "2", "--launcher", "torchrun"], "--host-file FILE, for ssh, or --rdzv HOST"),
         (["-k", "7B"], "no accelerator was found"),
         (["-k", "7B", "-n", "1"], "no accelerator was found"),
         (["--model", "9B", "-n", "1"], "unknown model 9B"),
@@ -42,6 +53,36 @@ def test_an_option_that_cannot_be_met_is_one_clear_usage_error(arguments, says, 
     assert any(word in done.stdout for word in says.split("|")), done.stdout
     assert "Traceback" not in done.stdout
     assert not (tmp_path / "results" / "results.json").exists()
+
+
+@pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["alone", "-n"])
+def test_a_results_folder_that_cannot_be_written_is_one_clear_usage_error(workers, tmp_path):
+    (tmp_path / "file").touch()
+    done = acceptance("-k", "tiny", *workers, "--results", tmp_path / "file" / "results")
+    assert done.returncode == USAGE_ERROR, done.stdout
+    assert f"--results {tmp_path}/file/results: cannot be written (Not a directory)" in done.stdout
+    assert "INTERNALERROR" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("free", "status", "says"),
+    [(0, USAGE_ERROR, "cannot be written (No space left on device)"), (2, 3, "results and report cannot be written")],
+    ids=["at the start", "at the end"],
+)
+def test_a_full_disk_is_one_clear_error(free, status, says):
+    """free: pages of 4 KiB that are left."""
+    if not faults.mountable():
+        pytest.skip("this user may not mount a small file system")
+    with faults.small_disk() as disk:
+        with contextlib.suppress(OSError), (disk / "ballast").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        os.truncate(disk / "ballast", (disk / "ballast").stat().st_size - 4096 * free)
+        recorded = ROOT / "tests" / "data" / "evidence" / "sigkill-h100"
+        done = acceptance("--evidence", recorded, "--results", disk / "results")
+    assert done.returncode == status, done.stdout
+    assert says in done.stdout
+    assert "Traceback" not in done.stdout
 
 
 def test_a_missing_internlm_is_a_usage_error(tmp_path):

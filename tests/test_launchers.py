@@ -46,6 +46,13 @@ GOLDEN = {
         "--output=ATTEMPT/logs/rank-%t.out --error=ATTEMPT/logs/rank-%t.err "
         "/vendor/bin/python MEET ATTEMPT /internlm/train.py --config=ATTEMPT/config.py --launcher=slurm --seed=1024",
     ),
+    "slurm, exclusive": (
+        {"nodes": 2, "world": 16, "exclusive": True},
+        "srun --job-name=acceptance-7B-tp1-pp1-zero8-speed-1-5e55 --export=ALL --nodes=2 --ntasks=16 "
+        "--ntasks-per-node=8 --gpus-per-task=1 --exclusive --kill-on-bad-exit=1 --input=none "
+        "--output=ATTEMPT/logs/rank-%t.out --error=ATTEMPT/logs/rank-%t.err "
+        "/vendor/bin/python MEET ATTEMPT /internlm/train.py --config=ATTEMPT/config.py --launcher=slurm --seed=1024",
+    ),
     "slurm, detached": (
         {"nodes": 4, "world": 32, "slurm_args": "-p internllm", "detach": True},
         "sbatch --parsable -p internllm --job-name=acceptance-7B-tp1-pp1-zero8-speed-1-5e55 --export=ALL --nodes=4 "
@@ -107,18 +114,21 @@ def test_our_words_come_after_the_sites_so_that_they_win():
     assert words.index("--ntasks=3") < words.index("--ntasks=8")
 
 
-def test_the_batch_script_lets_the_nodes_speak_and_ends_as_the_run_ends():
+def test_the_batch_script_lets_the_nodes_speak_and_watch_and_ends_as_the_run_ends():
     attempt = Path("/a folder/100%/attempt-1")
     (script,) = LAUNCHERS["slurm"].files(request(nodes=4, world=32, detach=True), attempt).values()
-    shebang, probe, probed, run = script.splitlines()
+    shebang, probe, probed, watch, run = script.splitlines()
     assert shebang == "#!/bin/sh"
-    assert "--nodes=4 --ntasks=4 --ntasks-per-node=1" in probe
+    assert "--nodes=4 --ntasks=4 --ntasks-per-node=1 --gpus-per-node=8" in probe
     assert probed == ": >'/a folder/100%/attempt-1/probed'"
+    assert "--overlap --nodes=4 --ntasks=4 --ntasks-per-node=1" in watch
+    assert watch.endswith(" >'/a folder/100%/attempt-1/telemetry.log' 2>&1 &")
     assert run.startswith('exec srun ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} --gpus-per-task=1 ')
     assert "'--output=/a folder/100%%/attempt-1/logs/rank-%t.out'" in run
 
 
 def test_what_an_outer_allocation_leaks_is_taken_away():
     outer = {"SLURM_JOB_ID": "1", "SBATCH_PARTITION": "x", "SRUN_CPUS_PER_TASK": "4", "SALLOC_ACCOUNT": "a"}
+    outer |= {"SQUEUE_PARTITION": "x", "SCANCEL_INTERACTIVE": "1"}
     kept = {"SLURM_CONF": "/etc/slurm.conf", "PATH": "/bin", "NCCL_DEBUG": "WARN"}
     assert slurm.clean_environment(outer | kept) == dict.fromkeys(outer)

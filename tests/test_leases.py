@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from fixtures import leases
 from fixtures.devices import Device, Found, profiles
 from fixtures.leases import LeaseError, Leases, Want, may_start, once
+from fixtures.options import Options
+from fixtures.setup import Setup
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = tuple(f"device-{i}" for i in range(8))
@@ -323,10 +325,18 @@ def test_a_lock_file_that_somebody_wrote_into_does_no_harm(tmp_path):
         assert leases._until(tmp_path / "device-0.lock") == math.inf
 
 
-def test_cpu_processes_are_leased_within_a_session(tmp_path):
-    mine = Leases.of(Found(profiles()["cpu"]), 4, tmp_path)
+@pytest.mark.parametrize(("profile", "launcher"), [("cpu", "torchrun"), ("nvidia", "slurm")])
+def test_what_is_not_of_this_host_is_leased_within_a_session(tmp_path, profile, launcher):
+    """A login node has none of the devices that Slurm gives out."""
+    options = Options({"results": tmp_path})
+    mine = Setup(options, Found(profiles()[profile]), some(4), 2, None, launcher, (), ()).leases
     assert len(mine.devices) == 4
     assert mine.folder.is_relative_to(tmp_path)
+
+
+def test_accelerators_of_this_host_are_leased_to_everybody(tmp_path):
+    setup = Setup(Options({"results": tmp_path}), Found(profiles()["nvidia"]), some(1), 1, None, "torchrun", (), ())
+    assert setup.leases.folder == leases.FOLDER
 
 
 # ---- once ------------------------------------------------------------------------------------------------

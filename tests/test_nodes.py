@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -21,6 +22,7 @@ from fixtures.internlm import checkout, config
 from fixtures.launchers import LAUNCHERS
 
 HOSTS = ["127.0.0.1", "localhost"]
+DEAF = "\nimport signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
 
@@ -110,6 +112,10 @@ def test_two_nodes_train_and_each_has_spoken(ssh, tmp_path):
     assert [p.stem for p in (attempt.path / "nodes").iterdir()] == [socket.gethostname()]
     ranks = sorted(p.name for p in (attempt.path / "logs").iterdir() if p.is_dir())
     assert ranks == ["ranks-from-0", "ranks-from-1"]
+    (watched,) = attempt.telemetry  # both nodes are names of one machine
+    assert watched == attempt.path / "telemetry" / f"{socket.gethostname()}.jsonl"
+    assert {json.loads(line)["rank"] for line in watched.open()} == {0, 1}
+    assert "telemetry_problems" not in end
     assert of(attempt) == []
 
 
@@ -123,8 +129,9 @@ def test_a_rank_that_fails_on_the_second_node_is_named_and_ends_the_first(ssh, t
     assert of(attempt) == []
 
 
-def test_a_dead_login_node_leaves_nothing_on_the_others(ssh, tmp_path):
-    attempt = prepared(tmp_path, steps=100_000)
+@pytest.mark.parametrize("text", ["", DEAF], ids=["", "nor ranks that are deaf to SIGTERM"])
+def test_a_dead_login_node_leaves_nothing_on_the_others(ssh, tmp_path, text):
+    attempt = prepared(tmp_path, steps=100_000, text=text)
     handle = supervisor.start(attempt, detach=False)
     deadline = time.monotonic() + 240
     while not ((p := handle.poll()) and p.steps_seen):

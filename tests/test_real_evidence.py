@@ -6,10 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from acceptance import references
+from acceptance.criteria import determinism
+from acceptance.judge import workload_of
 from benchmarks import certify8
 from fixtures import devices
+from fixtures.internlm.log import read
 
 ROOT = Path(__file__).parents[1]
 EVIDENCE = ROOT / "tests" / "data" / "evidence"
@@ -116,6 +121,20 @@ def test_what_struck_the_gpu_is_red_and_named(name, code, said, judged):
     assert said in output
 
 
+def test_what_was_asked_for_and_what_was_free_is_in_the_verdict(judged):
+    _, _, found = only(judged, "oom-h100")
+    assert "It asked for 172.00 MiB where 106.19 MiB of 79.18 GiB was free." in found["criteria"]["startup"]["reason"]
+    asked = next(m for m in found["criteria"]["startup"]["measurements"] if m["name"] == "memory_asked_rank_0")
+    assert asked["value"] > asked["limit"] == pytest.approx(106.19 / 1024)
+    assert figure(found, "startup", "headroom_rank_0") == asked["limit"]
+
+
+def test_headroom_beside_the_peak_of_7b_on_one_h200(judged):
+    _, _, found = only(judged, "7B-h200")
+    assert "peak memory 136.5 of 140.4 GiB on rank 0, headroom 3.9 GiB (2.8%)" in found["criteria"]["startup"]["reason"]
+    assert figure(found, "startup", "headroom_percent_rank_0") == pytest.approx(2.795, abs=0.01)
+
+
 def test_the_train_py_that_ran_out_of_memory_exited_with_0():
     """Whoever trusts exit statuses would have called it a success; the supervisor ended its launcher."""
     (end,) = (EVIDENCE / "oom-h100").rglob("end.json")
@@ -138,6 +157,20 @@ def test_a_curve_of_one_h100_is_followed_bit_by_bit_by_others_and_by_an_h200(nam
     found = judged[name][2]["1.6B-tp1-pp1-zerodp"]
     assert "They follow the reference 1.6B-tp1-pp1-zerodp-nvidia.json" in found["criteria"]["determinism"]["reason"]
     assert figure(found, "determinism", "reference_mean_relative_error") == 0
+
+
+@pytest.mark.parametrize("name", ["1.6B-h100", "side-by-side-2xh100", "7B-h200", "7B-tp2-2xh100"])
+@pytest.mark.parametrize("family", ["nvidia", "ascend"])
+def test_another_order_of_additions_is_within_the_tolerance_and_the_band(name, family):
+    """Not bit-equal, and honest: the speed run against a repeat in deterministic mode, and against the reference."""
+    case = next((EVIDENCE / name / "runs").glob("*B-*"))
+    speed, repeat = ([*(case / run / "attempt-1").rglob("*.log")] for run in ("speed", "repeat-1"))
+    a, b = read(speed).steps, read(repeat).steps
+    assert np.sum(a.loss != b.loss) > 50
+    request = json.loads((case / "speed" / "attempt-1" / "request.json").read_text())
+    verdict = determinism.judge(a, b, "tolerance", workload_of(request), 100, references.find(request), family)
+    assert verdict.outcome == "pass", verdict.reason
+    assert "follow the reference" in verdict.reason
 
 
 def test_runs_side_by_side_were_never_on_one_device(capsys):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 
 from fixtures import slurm
+from fixtures.devices import Device, Found, profiles
 from fixtures.failures import CLASSES
+from fixtures.options import Options
+from fixtures.setup import Setup
 
 # squeue(1) and sacct(1) of Slurm 20.02 to 24.05.
 DOCUMENTED = """
@@ -142,7 +145,6 @@ def answers(monkeypatch):
         return answer
 
     monkeypatch.setattr(slurm, "ask", ask)
-    monkeypatch.setattr(slurm.shutil, "which", lambda name: None)
     return given
 
 
@@ -163,8 +165,45 @@ def test_silence_is_shown_and_asked_about_with_growing_pauses(answers):
 
 
 def test_a_job_that_the_controller_forgot_is_known_by_the_accounting(answers):
-    answers += [slurm.SlurmError("slurm_load_jobs error: Invalid job id specified"), "7|COMPLETED|0:0|n1|x\n"]
+    forgotten = slurm.SlurmError("slurm_load_jobs error: Invalid job id specified")
+    answers += [forgotten, "7|COMPLETED|0:0|n1|x\n7.0|COMPLETED|0:0|n1|python\n"]
     assert slurm.look("7").success
+
+
+@pytest.mark.parametrize("steps", ["", "7.batch|COMPLETED|0:0|n1|batch\n", "7.0|RUNNING|0:0|n1|python\n"])
+def test_a_job_is_not_judged_before_its_steps(answers, steps):
+    """A real accounting that comes back learns of a job's end seconds before that of its steps."""
+    forgotten = slurm.SlurmError("slurm_load_jobs error: Invalid job id specified")
+    answers += [forgotten, "7|COMPLETED|0:0|n1|x\n" + steps]
+    with pytest.raises(slurm.SilentError, match="steps of job 7"):
+        slurm.look("7")
+
+
+def test_an_accounting_that_does_not_know_of_the_job_yet_is_asked_again(answers, monkeypatch):
+    monkeypatch.setattr(slurm.time, "sleep", lambda seconds: None)
+    ended = SCONTROL.format(state="COMPLETED", reason="None", code="0:0", restarts=0)
+    known = "7|COMPLETED|0:0|n1|x\n7.0|FAILED|1:0|n1|python\n"
+    answers += [ended, slurm.SilentError("Connection refused"), "", "7|RUNNING|0:0|n1|x\n", known]
+    assert slurm.look("7").steps == (("7.0", "FAILED", "1:0"),)
+
+
+@pytest.mark.parametrize("said", ["Slurm accounting storage is disabled", "`sacct` cannot be run: No such file"])
+def test_what_nobody_remembers_has_not_ended_well(answers, said):
+    answers += [slurm.SlurmError("slurm_load_jobs error: Invalid job id specified"), slurm.SlurmError(said)]
+    report = slurm.look("7")
+    assert report.over
+    assert not report.success
+    assert report.meaning.failure
+
+
+def test_a_job_that_started_twice_is_known_by_its_two_records():
+    once = "7|REQUEUED|0:0|n1|x\n7.0|CANCELLED|0:15|n1|python\n"
+    again = "7|COMPLETED|0:0|n1|x\n7.0|COMPLETED|0:0|n1|python\n"
+    report = slurm.parse_sacct(once + again, "7")
+    assert (report.state, report.steps, report.restarts, report.meaning.name) == ("COMPLETED", (), 1, "REQUEUED")
+    assert not report.success
+    of_another = slurm.parse_sacct(once.replace("|x\n", "|y\n") + again, "7")
+    assert of_another.success, "a number that another job had years ago"
 
 
 def test_a_refusal_of_another_kind_says_nothing_about_the_job(answers):
@@ -180,3 +219,11 @@ def test_no_job_is_believed_only_when_asked_after_the_submitter_ended(answers):
         answers += ["", ""]
         follower.turn()
     assert follower.over()
+
+
+def test_devices_of_far_nodes_are_leased_though_this_one_has_none(tmp_path):
+    found = Found(profiles()["nvidia"])
+    devices = tuple(Device(i, f"planned-{i}", "NVIDIA GPU", entry=str(i)) for i in range(8))
+    setup = Setup(Options({"results": tmp_path}), found, devices, 8, None, "slurm", (), ())
+    with setup.leases.acquire(8) as lease:
+        assert lease.devices == devices

@@ -18,7 +18,8 @@ import pytest
 from benchmarks import faults
 from fixtures import processes, supervisor
 from fixtures.evidence import Attempt, EvidenceError, read_json, write_json
-from fixtures.progress import Shown
+from fixtures.progress import Shown, ended_line
+from fixtures.release import left_behind
 
 RANK = r"""
 import os, signal, subprocess, sys, time
@@ -54,8 +55,8 @@ def launch(tmp_path):
     """Starts a run whose command is Python code, `RANK` before it; what a test leaves running is ended."""
     handles = []
 
-    def launch(code: str, *, steps: int = 3, detach: bool = False, hours=None, **limits) -> supervisor.Handle:
-        attempt = prepared(tmp_path, code, steps=steps, hours=hours, **limits)
+    def launch(code: str, *, detach: bool = False, **request) -> supervisor.Handle:
+        attempt = prepared(tmp_path, code, **request)
         handle = supervisor.start(attempt, detach=detach)
         handles.append(handle)
         return handle
@@ -65,7 +66,7 @@ def launch(tmp_path):
         handle.stop("the test is over")
 
 
-def prepared(root, code: str, *, steps: int = 3, hours=None, **limits) -> Attempt:
+def prepared(root, code: str, *, steps: int = 3, hours=None, accelerator=None, **limits) -> Attempt:
     path = root / "runs" / "tiny" / "speed" / "attempt-1"
     (path / "logs").mkdir(parents=True)
     script = path / "rank.py"
@@ -75,6 +76,7 @@ def prepared(root, code: str, *, steps: int = 3, hours=None, **limits) -> Attemp
         "workload": {"steps": steps, "hours": hours},
         "limits": limits,
         "environment": {"GIVEN": "1", "HOME": None},
+        **({"accelerator": accelerator, "gpus": 1} if accelerator else {}),
     }
     write_json(path / "request.json", request)
     return Attempt(path, "tiny", "speed", 1)
@@ -227,35 +229,138 @@ def test_a_port_that_the_run_listened_on_is_free_afterwards(launch):
     assert handle.attempt.end["ports_left"] == []
 
 
+# A mock of a foreign accelerator's tool, in ixsmi's words: the memory in use stands in a file, in MiB.
+CHIP = """#!/bin/sh
+[ -e {folder}/broken ] && exit 1
+echo "0, GPU-mock, Iluvatar MR-V100, 32768 MiB, 4.1.0, $(cat {folder}/used) MiB, 44 C, 0 %"
+"""
+
+
+@pytest.fixture
+def chip(tmp_path, monkeypatch):
+    """A folder with the mock's `used`, first on PATH; tests write what is in use into it, ranks too."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "used").write_text("64")
+    (folder / "ixsmi").write_text(CHIP.format(folder=folder))
+    (folder / "ixsmi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return folder
+
+
+@pytest.mark.parametrize(("left", "text"), [(64, []), (20000, ["device GPU-mock: 19.53 GiB in use, 0.06 before"])])
+def test_device_memory_is_looked_at_before_and_after(launch, chip, left, text):
+    code = f"""
+        used = {str(chip / "used")!r}
+        open(used, "w").write("30000")
+        steps(3)
+        open(used, "w").write("{left}")
+    """
+    handle = launch(code, accelerator="iluvatar", release_seconds=1)
+    end = ended(handle)
+    assert end["devices"] == [{"device": "GPU-mock", "memory_before": 64 << 20, "memory_after": left << 20}]
+    assert (end["outcome"], left_behind(end)) == ("complete", text)
+    assert "devices_unseen" not in end
+    assert ("still in use: device GPU-mock" in ended_line(handle.attempt)) is bool(text)
+
+
+def test_devices_that_cannot_be_looked_at_are_said_not_to_have_been(launch, chip):
+    code = f"steps(3)\nopen({str(chip / 'broken')!r}, 'w').close()"
+    end = ended(launch(code, accelerator="iluvatar"))
+    assert "devices" not in end
+    assert "ixsmi" in end["devices_unseen"]
+
+
+def test_devices_of_a_run_whose_supervisor_died_are_looked_at_by_whoever_buries_it(launch, chip):
+    handle = launch(FOREVER, accelerator="iluvatar", release_seconds=1)
+    until(lambda: handle.poll().steps_seen)
+    (chip / "used").write_text("30000")
+    os.kill(handle.who["pid"], signal.SIGKILL)
+    assert left_behind(ended(handle)) == ["device GPU-mock: 29.30 GiB in use, 0.06 before"]
+
+
 # ---- hang
 
 
-def test_a_hang_is_found_by_the_runs_own_pace_with_a_stack_of_each_rank_that_can_give_one(launch):
-    code = """
-        code = '''
-        import faulthandler, os, signal, sys, time
-        folder = os.path.join("logs", "none_x", "attempt_0", os.environ["RANK"])
-        os.makedirs(folder, exist_ok=True)
-        log = open(os.path.join(folder, "stdout.log"), "w")
-        if os.environ["RANK"] == "0":
-            faulthandler.register(signal.SIGUSR1, file=log, all_threads=True)
-        def waits_here():
-            time.sleep(1000)
-        waits_here()
-        '''
-        import textwrap
-        for rank in "01":
-            subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], env=os.environ | {"RANK": rank})
-        steps(3)
+# Two ranks that stop after their steps, each with a thread beside the one that trains.
+HANG = """
+    code = '''
+    import faulthandler, os, signal, sys, threading, time
+    folder = os.path.join("logs", "none_x", "attempt_0", os.environ["RANK"])
+    os.makedirs(folder, exist_ok=True)
+    log = open(os.path.join(folder, "stdout.log"), "w")
+    if {asked}:
+        faulthandler.register(signal.SIGUSR1, file=log, all_threads=True)
+    threading.Thread(target=lambda: time.sleep(1000), daemon=True).start()
+    def waits_here():
         time.sleep(1000)
-    """
-    end = ended(launch(code, steps=9, step_seconds_min=3, step_factor=2))
-    failure = end["failure"]
+    waits_here()
+    '''
+    import textwrap
+    for rank in "01":
+        subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], env=os.environ | {{"RANK": rank}})
+    steps(3)
+    print("Traceback (most recent call last):", "  File \\"x.py\\", line 3, in launcher", sep="\\n", flush=True)
+    time.sleep(1000)
+"""
+
+
+def hung(launch, asked: str) -> dict:
+    return ended(launch(HANG.format(asked=asked), steps=9, step_seconds_min=3, step_factor=2))["failure"]
+
+
+def test_a_hang_is_found_by_the_runs_own_pace_with_a_stack_of_each_rank(launch):
+    failure = hung(launch, "True")
     assert failure["class"] == "hang"
     assert "after step 2" in failure["summary"]
-    assert any("waits_here" in line and "attempt_0/0/stdout.log" in line for line in failure["quoted"])
-    spied = shutil.which("py-spy") is not None
-    assert spied or "rank 1 has no stack dump" in failure["summary"]
+    assert [line.partition(":")[0] for line in failure["quoted"]] == [
+        f"rank {rank}, logs/none_x/attempt_0/{rank}/stdout.log" for rank in (0, 0, 1, 1)
+    ], "the main thread's two innermost frames of each, and nothing else"
+    assert [line.rpartition(" ")[2] for line in failure["quoted"]] == ["waits_here", "<module>"] * 2
+
+
+def test_a_rank_that_handles_no_signal_is_looked_into_from_outside(launch, tmp_path):
+    """As a vendor's own train.py: SIGUSR1 would end it."""
+    if not (spy := processes._spy()):
+        pytest.skip("py-spy has no wheel for this machine")
+    beside = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(1000)"])
+    may = subprocess.run([spy, "dump", "--nonblocking", "--pid", str(beside.pid)], capture_output=True, text=True)
+    beside.kill()
+    beside.wait()
+    if "Permission Denied" in may.stderr:
+        pytest.skip("this user may not look into other processes (kernel.yama.ptrace_scope)")
+    failure = hung(launch, "False")
+    assert "no stack dump" not in failure["summary"]
+    assert [line.partition(":")[0] for line in failure["quoted"]] == [
+        f"rank {rank}, logs/stacks/rank-{rank}.txt" for rank in (0, 0, 1, 1)
+    ]
+    assert ["waits_here" in line for line in failure["quoted"]] == [True, False] * 2
+    (kept,) = tmp_path.rglob("logs/stacks/rank-1.txt")
+    assert "waits_here" in kept.read_text()
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo 'Permission Denied: no ptrace'; exit 1", "py-spy: Permission Denied: no ptrace"),
+        ("exec sleep 1000", "py-spy: no answer"),
+    ],
+)
+def test_a_rank_that_cannot_be_looked_into_is_said_to_be(tmp_path, monkeypatch, script, words):
+    spy = tmp_path / "py-spy"
+    spy.write_text(f"#!/bin/sh\n{script}\n")
+    spy.chmod(0o755)
+    monkeypatch.setattr(processes, "_spy", lambda: str(spy))
+    monkeypatch.setattr(processes, "SPY_SECONDS", 0.5)
+    sleeper = subprocess.Popen(["sleep", "1000"])
+    said = processes.dump_stacks({3: psutil.Process(sleeper.pid)}, tmp_path / "stacks")
+    alive = sleeper.poll() is None
+    sleeper.kill()
+    sleeper.wait()
+    assert alive, "who handles no SIGUSR1 gets none"
+    assert said == f"rank 3 gave no stack dump ({words})"
+    assert list((tmp_path / "stacks").iterdir()) == []
 
 
 def test_no_first_step_within_the_start_up_limit_is_a_hang(launch):
@@ -503,6 +608,12 @@ def test_noise_is_coped_with_in_little_memory(launch, noise):
     assert 0 < peak < 200 << 20
 
 
+def test_a_run_that_has_ended_is_no_hang_while_what_it_printed_is_still_read(launch):
+    """Suspicious words in every line: slow to read, quick to print."""
+    end = ended(launch("steps(3)\nsay(b'an Error that is none\\n' * (2 << 20))", step_seconds_min=1, step_factor=0))
+    assert (end["outcome"], end["failure"]) == ("complete", None)
+
+
 def test_a_clock_set_back_changes_nothing(tmp_path):
     attempt = prepared(tmp_path, "for n in range(20):\n    step(n)\n    time.sleep(0.1)", steps=20)
     clock = faults.CLOCK.replace("> 8", "> 0.7")
@@ -525,8 +636,24 @@ def test_progress_counts_down_to_the_length_in_hours(launch):
     progress = until(lambda: (p := handle.poll()) and p.steps_seen == 2 and p)
     assert 7100 < progress.time_left <= 7200
     run = Shown(handle.attempt, handle, 10**6, progress=progress, first=(time.monotonic() - 10, 1))
-    assert run.columns()[-1].startswith(("1:59:", "2:00:00")), "by its steps it would take months"
+    assert any(text.startswith(("1:59:", "2:00:00")) for text in run.columns()), "by its steps it would take months"
     handle.stop("seen")
+
+
+def test_peak_memory_is_shown_against_the_devices_from_the_first_diagnosis_lines_on(launch, tmp_path):
+    lines = [
+        "2026-11-24 05:12:22,143\tINFO gputest.py:147 in cuda_memory_analyze -- "
+        f"Rank:{rank}-tp0-pp0-dp0: Step 0: Allocated 40 GB, Max_Allocated {peak} GB, Reserved 56 GB, Max_Reserved 56 GB"
+        for rank, peak in ((0, "40.9146"), (1, "41.5"))
+    ]
+    code = f"for line in {lines!r}: say(line)\ntime.sleep(1000)"
+    node = {"host": "h", "devices": [{"index": 0, "memory_bytes": 80 << 30}, {"index": 1, "memory_bytes": 96 << 30}]}
+    write_json(tmp_path / "runs/tiny/speed/attempt-1/nodes/h.json", node)
+    handle = launch(code)
+    progress = until(lambda: (p := handle.poll()) and p.memory[0] and p)
+    handle.stop("seen")
+    assert tuple(progress.memory) == (41.5, 80.0)
+    assert Shown(handle.attempt, handle, 3, progress=progress).columns()[3] == "memory 41.5 of 80.0 GiB"
 
 
 def test_files_kept_open_live_as_long_as_the_supervisor(tmp_path):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
@@ -12,8 +13,11 @@ import pytest
 
 from fixtures import devices, telemetry
 from fixtures.devices import Device, Tool
+from fixtures.ranks import processes as processes_of
+from fixtures.release import left_behind
 from fixtures.telemetry import Command, Nvml, Processes, Stream, Watcher, peaks, watch
 
+SCRIPT = Path(telemetry.__file__)
 CHIPS = [Device(0, "SN-A", "chip", 1 << 30, "0"), Device(1, "SN-B", "chip", 1 << 30, "1")]
 LINE = r"^(?P<index>\d+) (?P<id>\S+) (?P<memory_used>\S+) (?P<power_w>\S+)$"
 
@@ -52,7 +56,7 @@ def rank():
 
 def test_cpu_ranks_have_their_resident_memory_recorded(rank, tmp_path):
     path = tmp_path / "telemetry.jsonl"
-    watcher = watch({"accelerator": "cpu", "gpus": 1, "environment": {"X": None}}, lambda: {0: rank}, path)
+    watcher = watch({"accelerator": "cpu", "gpus": 1, "environment": {"X": None}}, lambda: {0: rank.pid}, path)
     watcher.sample()
     watcher.close()
     (row,) = rows(path)
@@ -79,7 +83,7 @@ def test_ranks_are_searched_for_seldom_once_all_are_there(rank):
 
     def ranks():
         searches.append(1)
-        return {0: rank}
+        return {0: rank.pid}
 
     complete, missing = Processes(ranks, 1), Processes(ranks, 2)
     for source in (complete, missing):
@@ -90,12 +94,11 @@ def test_ranks_are_searched_for_seldom_once_all_are_there(rank):
 
 
 def test_a_rank_that_ended_is_left_out(rank):
-    source = Processes(lambda: {0: rank, 1: psutil.Process()}, 2)
+    source = Processes(lambda: {0: rank.pid, 1: os.getpid()}, 2)
     assert [row["rank"] for row in source.rows()] == [0, 1]
     rank.kill()
-    until(lambda: not rank.is_running() or rank.status() == psutil.STATUS_ZOMBIE)
     os.waitid(os.P_PID, rank.pid, os.WEXITED | os.WNOWAIT)
-    assert [row["rank"] for row in source.rows() if row["memory_used"]] == [1]
+    assert [row["rank"] for row in source.rows()] == [1]
 
 
 def test_a_tool_that_prints_once_is_run_again_and_again(tmp_path):
@@ -214,6 +217,67 @@ def test_nvml_tells_what_it_can():
     ]
 
 
+def looking(tmp_path, *told, devices=("A", "B")):
+    """A watcher whose source tells `told`, a list of rows an answer, the last one again and again."""
+    answers = list(told)
+    source = SimpleNamespace(rows=lambda: answers.pop(0) if len(answers) > 1 else answers[0], close=lambda: None)
+    return Watcher(source, tmp_path / "t.jsonl", devices=devices)
+
+
+def held(**bytes_):
+    return [{"device": device, "memory_used": used} for device, used in bytes_.items()]
+
+
+def test_the_memory_in_use_is_waited_for_until_every_device_has_told(tmp_path):
+    assert looking(tmp_path, [], held(A=5), [], held(A=6), held(B=7)).memory() == {"A": 6, "B": 7}
+    assert looking(tmp_path, [], devices=()).memory() == {}, "a CPU has no devices"
+
+
+def test_a_device_that_does_not_tell_its_memory_is_said_to(tmp_path, monkeypatch):
+    with pytest.raises(devices.DeviceError, match="device B does not tell"):
+        looking(tmp_path, held(A=5, B=None)).memory()
+    monkeypatch.setattr(telemetry, "LOOK_SECONDS", 0.1)
+    with pytest.raises(devices.DeviceError, match="nothing tells the memory in use of device B"):
+        looking(tmp_path, held(A=5)).memory()
+    with pytest.raises(devices.DeviceError, match="no telemetry: broken"):
+        Watcher(None, tmp_path / "t.jsonl", ["no telemetry: broken"]).memory()
+    with pytest.raises(devices.DeviceError, match="tells no way"):
+        Watcher(None, tmp_path / "t.jsonl").memory()
+
+
+def test_a_driver_gets_a_moment_to_take_memory_back(tmp_path):
+    many, few = held(A=60 << 30, B=1 << 30), held(A=(1 << 30) + (200 << 20), B=1 << 30)
+    rows = looking(tmp_path, many, many, few).released({"A": 1 << 30, "B": 1 << 30}, 30)
+    assert [(row["memory_before"], row["memory_after"]) for row in rows] == [
+        (1 << 30, (1 << 30) + (200 << 20)),
+        (1 << 30, 1 << 30),
+    ]
+    assert left_behind({"devices": rows}) == []
+
+
+def test_memory_that_stays_in_use_is_what_is_left_behind(tmp_path):
+    rows = looking(tmp_path, held(A=60 << 30, B=1 << 30)).released({"A": 1 << 30, "B": 1 << 30}, 0.2)
+    assert left_behind({"devices": rows}) == ["device A: 60.00 GiB in use, 1.00 before"]
+
+
+def test_what_is_left_behind_is_named_one_by_one():
+    end = {"left": [{"pid": 7, "name": "python"}, {"pid": 8}, {"job": "42"}], "ports_left": [29500]}
+    assert left_behind(end) == ["process 7 (python)", "process 8 (its name is not known)", "job 42", "port 29500"]
+    assert left_behind({}) == []
+
+
+def test_a_gpu_that_is_lost_before_the_run_leaves_it_without_telemetry(tmp_path, monkeypatch):
+    class Lost(Library):
+        def nvmlDeviceGetHandleByUUID(self, identity):
+            raise self.NVMLError("GPU is lost")
+
+    found = devices.Found(devices.profiles()["nvidia"], (CHIPS[0],))
+    monkeypatch.setattr(devices, "detect", lambda *_: found)
+    monkeypatch.setattr(devices, "nvml", Lost)
+    watcher = watch({"accelerator": "nvidia", "gpus": 1}, dict, tmp_path / "t.jsonl")
+    assert watcher.problems == ["no telemetry: NVML failed: GPU is lost; see whether nvidia-smi works"]
+
+
 def test_devices_that_cannot_be_found_leave_a_run_without_telemetry_and_say_so(tmp_path, monkeypatch):
     monkeypatch.setattr(devices, "nvml", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -233,8 +297,6 @@ def test_an_unwritable_folder_ends_telemetry_not_the_run(tmp_path):
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the machine has no /dev/full")  # noqa: PTH110
 def test_a_full_disk_ends_telemetry_not_the_run():
-    from pathlib import Path
-
     source = SimpleNamespace(rows=lambda: [{"rank": 0}], close=lambda: None)
     watcher = Watcher(source, Path("/dev/full"))
     watcher.sample()
@@ -262,3 +324,84 @@ def test_a_family_without_telemetry_has_none():
     profile = devices.profiles()["nvidia"]
     bare = devices.Profile(profile.name, profile.title, "test", profile.torch)
     assert telemetry.source(bare, CHIPS, dict, 2) is None
+
+
+# ---- one node of several: the script
+
+
+def asked(folder, **changes):
+    """An attempt's folder with what the script reads."""
+    request = {"accelerator": "cpu", "gpus": 2, "environment": {}, **changes}
+    (folder / "request.json").write_text(json.dumps(request))
+    return folder
+
+
+def watching(folder, node, out, mark="m", **environment):
+    """The script, as node.py starts it: in an interpreter that has no packages."""
+    words = [sys.executable, "-I", "-S", str(SCRIPT), str(folder), str(out), str(node)]
+    return subprocess.Popen(words, cwd="/", env={**os.environ, "ACCEPTANCE_RUN": mark, **environment})
+
+
+@pytest.fixture
+def ranks():
+    """Processes that have a rank of run `m` on two nodes, and one of another run."""
+    code = "import sys; print(flush=True); sys.stdin.read()"
+    started = []
+    for number, node, mark in ((0, 0, "m"), (2, 1, "m"), (3, 1, "m"), (3, 1, "m"), (2, 1, "other")):
+        place = {"ACCEPTANCE_RUN": mark, "RANK": str(number), "GROUP_RANK": str(node)}
+        words, pipes = [sys.executable, "-c", code], {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        started.append(subprocess.Popen(words, env={**os.environ, **place}, **pipes))
+        started[-1].stdout.readline()
+    yield started
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_a_node_watches_the_ranks_that_are_its_own(ranks, tmp_path):
+    assert list(processes_of("m", 1)) == [process.pid for process in ranks[1:4]]
+    out = tmp_path / "telemetry" / "b.jsonl"
+    script = watching(asked(tmp_path), 1, out)
+    until(lambda: out.exists() and len(rows(out)) >= 2)
+    script.terminate()
+    assert script.wait(10) == 0
+    assert {row["rank"] for row in rows(out)} == {2, 3}
+    assert all(row["memory_used"] > 1 << 20 for row in rows(out))
+
+
+def test_devices_of_a_later_node_have_the_ranks_after_those_before(tmp_path):
+    script(tmp_path, "nvidia-smi", "echo '0, GPU-a, H100, 81559, 580.95, 1000, 300.5, 50, 97, 1755'")
+    out = tmp_path / "telemetry" / "b.jsonl"
+    watcher = watching(asked(tmp_path, accelerator="nvidia", gpus=1), 3, out, PATH=f"{tmp_path}:{os.environ['PATH']}")
+    until(lambda: out.exists() and rows(out))
+    watcher.terminate()
+    watcher.wait(10)
+    assert {(row["rank"], row["device"], row["power_w"]) for row in rows(out)} == {(3, "GPU-a", 300.5)}
+
+
+def test_a_node_that_cannot_be_watched_says_so_in_one_line(tmp_path):
+    words = [
+        sys.executable,
+        "-I",
+        "-S",
+        str(SCRIPT),
+        str(asked(tmp_path, accelerator="nvidia")),
+        str(tmp_path / "b.jsonl"),
+        "1",
+    ]
+    watcher = subprocess.Popen(words, env={"PATH": "/nowhere"}, stdout=subprocess.PIPE, text=True)
+    assert watcher.stdout.readline() == "telemetry of b: no telemetry: nvidia-smi is not on PATH\n"
+    watcher.terminate()
+    watcher.communicate()
+
+
+def test_the_script_ends_with_whoever_started_it(tmp_path):
+    out = tmp_path / "b.jsonl"
+    words = [sys.executable, str(SCRIPT), str(asked(tmp_path)), str(out), "0"]
+    code = f"import subprocess; print(subprocess.Popen({words!r}).pid, flush=True); import time; time.sleep(1000)"
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    watcher = psutil.Process(int(parent.stdout.readline()))
+    until(out.exists)
+    parent.kill()
+    parent.communicate()
+    until(lambda: not watcher.is_running() or watcher.status() == psutil.STATUS_ZOMBIE)

@@ -85,6 +85,8 @@ FINDINGS: dict[str, str] = {
     "short-run": "fewer steps than the procedure asks for",
     "end-not-recorded": "how the run ended is not on record",
     "exit-status": "the exit status contradicts the steps",
+    "left-behind": "processes, ports or device memory were still in use after the run",
+    "release-not-seen": "nobody saw whether the run gave its devices' memory back",
     "odd-log": "something about the log is unusual",
     "drift": "steps get slower or faster over the run",
     "periodic-stalls": "slow steps come at equal distances",

@@ -18,7 +18,10 @@ Mode = Literal["bitwise", "tolerance"]
 
 WINDOW = 10  # steps that a bias is averaged over
 MEAN_ERROR = 0.02  # mean relative error of the loss that vendors and upstream projects accept
-WINDOW_BIAS = 0.02
+# Windows of ten that begin in the first half, and later. Real runs on H100s and H200s that differ in the order of
+# their additions alone (five pairs of 7B and 1.6B, speed against deterministic mode) are at most 0.4 % apart in the
+# first half; later, where the loss falls steeply, small differences have grown to 1.2 to 3.9 %.
+WINDOW_BIAS, WINDOW_BIAS_LATE = 0.02, 0.05
 
 # Two honest device families (H100 against GB200, 74 tests) differ at step 1 by 0.22 % at the median and 0.83 % at
 # the ninetieth percentile, and by 0.3 % in the mean of the last fifth; single late steps differ by far more,
@@ -35,7 +38,8 @@ class Distance:
     """How far curve `a` is from curve `b`, both shape (n,), finite, `b` above 0."""
 
     mean_error: float  # mean of |a - b| / b
-    window_bias: float  # largest |mean of (a - b) / b| over any ten consecutive steps
+    window_bias: float  # |mean of (a - b) / b| over the ten consecutive steps that come closest to their limit
+    window_limit: float  # that limit
     window_at: int  # first step of that window
     variance: float  # var(a - b), the lab's figure, nats squared
 
@@ -123,8 +127,10 @@ def distance(a: Floats, b: Floats) -> Distance:
     relative = (a - b) / b
     width = min(WINDOW, len(relative))
     biases = np.convolve(relative, np.ones(width) / width, mode="valid")
-    at = int(np.argmax(np.abs(biases)))
-    return Distance(float(np.mean(np.abs(relative))), float(abs(biases[at])), at, float(np.var(a - b)))
+    limits = np.where(np.arange(len(biases)) < len(relative) / 2, WINDOW_BIAS, WINDOW_BIAS_LATE)
+    at = int(np.argmax(np.abs(biases) / limits))
+    bias, limit = float(abs(biases[at])), float(limits[at])
+    return Distance(float(np.mean(np.abs(relative))), bias, limit, at, float(np.var(a - b)))
 
 
 def _bitwise(a: Steps, b: Steps, length: int) -> Verdict:
@@ -154,9 +160,9 @@ def _tolerance(a: Steps, b: Steps) -> Verdict:
     found = distance(b.loss, a.loss)
     measurements = _measurements(found, "")
     text = _distance_text(found)
-    if found.mean_error <= MEAN_ERROR and found.window_bias <= WINDOW_BIAS:
+    if found.mean_error <= MEAN_ERROR and found.window_bias <= found.window_limit:
         return Verdict("pass", "determinism-passed", f"The repeats agree within tolerance: {text}.", measurements)
-    reason = f"The repeats are too far apart: {text}; allowed are {MEAN_ERROR:.0%} and {WINDOW_BIAS:.0%}."
+    reason = f"The repeats are too far apart: {text}; allowed are {MEAN_ERROR:.0%} and {found.window_limit:.0%}."
     return Verdict("fail", "determinism-outside-tolerance", reason, measurements)
 
 
@@ -201,7 +207,7 @@ def _band(loss: Floats, curve: Floats, found: Distance) -> tuple[tuple[Measureme
 def _measurements(found: Distance, prefix: str) -> tuple[Measurement, ...]:
     return (
         Measurement(f"{prefix}mean_relative_error", found.mean_error, "", "<=", MEAN_ERROR),
-        Measurement(f"{prefix}window_bias", found.window_bias, "", "<=", WINDOW_BIAS),
+        Measurement(f"{prefix}window_bias", found.window_bias, "", "<=", found.window_limit),
         Measurement(f"{prefix}variance_of_difference", found.variance, "nats^2"),
     )
 

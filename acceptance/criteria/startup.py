@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from acceptance.criteria import whole
 from acceptance.criteria.codes import FAILURE_CLASSES
 from acceptance.criteria.convergence import UNIT
 from acceptance.criteria.verdict import Finding, Measurement, Verdict, Workload
+from fixtures.failures import Allocation, allocation, gib
+from fixtures.release import left_behind
 
 if TYPE_CHECKING:
     from fixtures.internlm.log import Reading
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 # Share of ignorant_loss. Random weights start at 0.91 (65B) to 1.01 (7B) of it; half of it, 5.8 nats per token for 7B,
 # is the square root of the vocabulary in equally likely tokens, which no trained model leaves open on its own language.
 LOADED = 0.5
+FREE = "free, as the allocator says"
 
 
 def judge(
@@ -36,8 +39,11 @@ def judge(
 
     The exit status is never believed: 0 with steps missing fails, and so does a failure on record with all steps.
     """
-    memory = _memory(reading, device_memory or {})
-    measurements = (*_first_loss(reading, workload), *_seconds(end), *memory)
+    totals = device_memory or {}
+    asked, rank = _asked(end)
+    memory = _memory(reading, totals)
+    headroom = _headroom(reading, totals, asked, rank)
+    measurements = (*_first_loss(reading, workload), *_seconds(end), *memory, *_wanted(asked, rank), *headroom)
     findings = _findings(reading, end, expected_steps)
     failed = _failure(reading, end, expected_steps)
     if failed is None:
@@ -53,7 +59,7 @@ def judge(
     if failed:
         return Verdict("fail", failed.code, failed.reason, (steps, *measurements), findings, failed.quoted)
     skipped = Measurement("skipped_updates", 0, "updates", "==", 0)
-    reason = f"All {expected_steps:,} steps ran, none skipped" + _peak(reading) + "."
+    reason = f"All {expected_steps:,} steps ran, none skipped" + _peak(reading, totals) + "."
     return Verdict("pass", "startup-passed", reason, (steps, skipped, *measurements), findings)
 
 
@@ -65,7 +71,9 @@ def _failure(reading: Reading, end: Mapping[str, Any], expected: int) -> Verdict
         name = FAILURE_CLASSES.get(failure.get("class", "unknown"), "unknown-failure")
         rank = f" (rank {failure['rank']})" if failure.get("rank") is not None else ""
         advice = f" {failure['advice']}" if failure.get("advice") else ""
-        reason = f"After {seen}: {str(failure.get('summary') or name).rstrip('.')}{rank}.{advice}"
+        reason = (
+            f"After {seen}: {str(failure.get('summary') or name).rstrip('.')}{rank}.{_said(_asked(end)[0])}{advice}"
+        )
         return Verdict("fail", f"startup-{name}", reason, quoted=tuple(failure.get("quoted") or ()))
     if outcome == "interrupted":
         return Verdict("fail", "startup-interrupted", f"The run was interrupted after {seen}.")
@@ -127,9 +135,60 @@ def _memory(reading: Reading, totals: Mapping[int, float]) -> tuple[Measurement,
     )
 
 
-def _peak(reading: Reading) -> str:
-    peak = max((memory.max_allocated for memory in reading.memory.values()), default=0.0)
-    return f"; peak memory {peak:,.1f} GiB" if peak else ""
+def _asked(end: Mapping[str, Any]) -> tuple[Allocation | None, int | None]:
+    """(what was asked for, by the lines that are quoted; the rank) where a run ran out of memory."""
+    failure = end.get("failure") or {}
+    if failure.get("class") != "out of memory":
+        return None, None
+    return next(filter(None, map(allocation, failure.get("quoted") or ())), None), failure.get("rank")
+
+
+def _said(asked: Allocation | None) -> str:
+    if asked is None:
+        return ""
+    total = f" of {asked.total}" if asked.total else ""
+    return f" It asked for {asked.asked}" + (f" where {asked.free}{total} was free." if asked.free else f"{total}.")
+
+
+def _wanted(asked: Allocation | None, rank: int | None) -> tuple[Measurement, ...]:
+    if asked is None:
+        return ()
+    name, size = "memory_asked" + ("" if rank is None else f"_rank_{rank}"), gib(asked.asked)
+    if asked.free is None:
+        return (Measurement(name, size, "GiB"),)
+    return (Measurement(name, size, "GiB", "<=", gib(asked.free), FREE),)
+
+
+def _headroom(
+    reading: Reading, totals: Mapping[int, float], asked: Allocation | None, failed: int | None
+) -> Iterator[Measurement]:
+    """What is left of each rank's device beside its peak so far: from the first diagnosis lines on, a forecast.
+
+    A rank that ran out of memory needed more than its lines tell: there it is what the allocator had left.
+    """
+    for rank, memory in reading.memory.items():
+        total, free, source = totals.get(rank), None, FREE
+        if rank == failed:
+            free = gib(asked.free) if asked and asked.free else None
+        elif total and memory.max_allocated > 0:
+            free = total - memory.max_allocated
+            source = f"device memory - peak memory, by its lines up to step {memory.step}"
+        if total and free is not None:
+            yield Measurement(f"headroom_rank_{rank}", free, "GiB", source=source)
+            yield Measurement(f"headroom_percent_rank_{rank}", 100 * free / total, "%", source=source)
+
+
+def _peak(reading: Reading, totals: Mapping[int, float]) -> str:
+    """The peak of the rank that has the least headroom, where the devices' memory is known."""
+    peaks = {rank: memory.max_allocated for rank, memory in reading.memory.items() if memory.max_allocated > 0}
+    if not peaks:
+        return ""
+    if known := [rank for rank in peaks if rank in totals]:
+        rank = min(known, key=lambda r: totals[r] - peaks[r])
+        peak, total = peaks[rank], totals[rank]
+        left = f"headroom {total - peak:,.1f} GiB ({1 - peak / total:.1%})"
+        return f"; peak memory {peak:,.1f} of {total:,.1f} GiB on rank {rank}, {left}"
+    return f"; peak memory {max(peaks.values()):,.1f} GiB"
 
 
 def _findings(reading: Reading, end: Mapping[str, Any], expected: int) -> tuple[Finding, ...]:
@@ -143,4 +202,8 @@ def _findings(reading: Reading, end: Mapping[str, Any], expected: int) -> tuple[
         found.append(Finding("exit-status", f"All steps are there, yet the exit status is {end['exit_status']}."))
     elif end.get("exit_status") == 0 and len(reading.steps) < expected:
         found.append(Finding("exit-status", "The exit status is 0 although steps are missing."))
+    if left := left_behind(end):
+        found.append(Finding("left-behind", f"Still in use after the run, and for the next one: {'; '.join(left)}."))
+    if reason := end.get("devices_unseen"):
+        found.append(Finding("release-not-seen", f"Nobody saw whether its devices' memory is free again: {reason}."))
     return tuple(found)

@@ -163,10 +163,9 @@ def memory_of(attempt: Attempt, reading: log.Reading | None) -> float | None:
         return allocated
     peak = 0
     try:
-        with attempt.telemetry.open(encoding="utf-8") as file:
-            for line in file:
-                if '"memory_used"' in line:
-                    peak = max(peak, _memory_used(line))
+        for path in attempt.telemetry:
+            with path.open(encoding="utf-8") as file:
+                peak = max([peak, *(_memory_used(line) for line in file if '"memory_used"' in line)])
     except OSError:
         return None
     return peak / GIB or None

@@ -84,16 +84,62 @@ def test_every_failure_class_has_its_code(name):
 
 
 def test_startup_passes_with_its_figures():
-    reading = Reading(run(), memory=MappingProxyType({0: Memory(61.25, 70.0)}))
+    reading = Reading(run(), memory=MappingProxyType({0: Memory(61.25, 70.0, 50)}))
     verdict = startup.judge(reading, {**DONE, "seconds_to_first_step": 41.5}, 100, WORKLOAD, {0: 79.1})
     assert (verdict.outcome, verdict.code) == ("pass", "startup-passed")
-    assert verdict.reason == "All 100 steps ran, none skipped; peak memory 61.2 GiB."
+    assert verdict.reason == (
+        "All 100 steps ran, none skipped; peak memory 61.2 of 79.1 GiB on rank 0, headroom 17.8 GiB (22.6%)."
+    )
     assert [(m.name, m.value, m.comparator, m.limit) for m in verdict.measurements] == [
         ("steps", 100, "==", 100),
         ("skipped_updates", 0, "==", 0),
         ("seconds_to_first_step", 41.5, None, None),
         ("peak_memory_rank_0", 61.25, "<=", 79.1),
+        ("headroom_rank_0", pytest.approx(17.85), None, None),
+        ("headroom_percent_rank_0", pytest.approx(100 * 17.85 / 79.1), None, None),
     ]
+    assert verdict.measurements[-1].source == "device memory - peak memory, by its lines up to step 50"
+
+
+def test_the_reason_names_the_rank_that_has_the_least_headroom():
+    peaks = {0: Memory(61.0, 70.0, 5), 1: Memory(30.0, 40.0, 5), 2: Memory(66.0, 70.0, 5)}
+    reading = Reading(run(), memory=MappingProxyType(peaks))
+    verdict = startup.judge(reading, DONE, 100, WORKLOAD, {0: 80.0, 1: 32.0})
+    assert "peak memory 30.0 of 32.0 GiB on rank 1, headroom 2.0 GiB (6.2%)" in verdict.reason
+    names = [m.name for m in verdict.measurements]
+    assert "headroom_rank_1" in names, names
+    assert "headroom_rank_2" not in names, "nobody knows its device"
+    assert startup.judge(reading, DONE, 100, WORKLOAD).reason.endswith("; peak memory 66.0 GiB.")
+
+
+def out_of_memory(line, rank=0):
+    failure = {"class": "out of memory", "summary": "out of memory", "rank": rank, "quoted": ["elsewhere", line]}
+    reading = Reading(run(1), memory=MappingProxyType({0: Memory(40.9, 56.1, 0), 1: Memory(41.0, 56.1, 0)}))
+    return startup.judge(reading, {"outcome": "failed", "failure": failure}, 100, WORKLOAD, {0: 79.6, 1: 79.6})
+
+
+def test_out_of_memory_says_what_was_asked_for_and_what_was_free():
+    verdict = out_of_memory(
+        "rank 0, logs/x:129: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 172.00 MiB. GPU 0 has a "
+        "total capacity of 79.18 GiB of which 106.19 MiB is free. Including non-PyTorch memory, this"
+    )
+    assert "It asked for 172.00 MiB where 106.19 MiB of 79.18 GiB was free." in verdict.reason
+    (asked,) = [m for m in verdict.measurements if m.name == "memory_asked_rank_0"]
+    assert (asked.value, asked.comparator, asked.limit) == (172 / 1024, "<=", pytest.approx(106.19 / 1024))
+    left = values(verdict)
+    assert left["headroom_rank_0"] == pytest.approx(106.19 / 1024), "what its diagnosis lines leave was not enough"
+    assert left["headroom_percent_rank_0"] == pytest.approx(100 * 106.19 / 1024 / 79.6)
+    assert left["headroom_rank_1"] == pytest.approx(38.6)
+    check_form(verdict)
+
+
+def test_out_of_memory_without_figures_claims_no_headroom():
+    verdict = out_of_memory("torch.OutOfMemoryError: CUDA out of memory")
+    assert "asked" not in verdict.reason
+    assert [m.name for m in verdict.measurements if m.name.endswith("rank_0")] == ["peak_memory_rank_0"]
+    verdict = out_of_memory("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4294967296 bytes.", None)
+    assert "It asked for 4294967296 bytes." in verdict.reason
+    assert [(m.value, m.limit) for m in verdict.measurements if m.name == "memory_asked"] == [(4.0, None)]
 
 
 @pytest.mark.parametrize(
@@ -119,13 +165,24 @@ def test_fine_tuning_starts_from_trained_weights(first, code):
 
 
 def test_startup_takes_no_memory_that_the_device_lacks():
-    reading = Reading(run(), memory=MappingProxyType({0: Memory(95.0, 96.0)}))
+    reading = Reading(run(), memory=MappingProxyType({0: Memory(95.0, 96.0, 5)}))
     assert startup.judge(reading, DONE, 100, WORKLOAD, {0: 79.1}).code == "startup-memory-contradicted"
 
 
 def test_startup_wants_exactly_the_steps():
     assert startup.judge(Reading(run(101)), DONE, 100, WORKLOAD).code == "startup-too-many-steps"
     assert startup.judge(Reading(run(99)), DONE, 100, WORKLOAD).code == "startup-too-few-steps"
+
+
+def test_what_a_run_left_in_use_is_said_and_what_nobody_looked_at():
+    held = {"device": "GPU-1", "memory_before": 1 << 30, "memory_after": 12 << 30}
+    verdict = startup.judge(Reading(run()), DONE | {"devices": [held], "ports_left": [29500]}, 100, WORKLOAD)
+    (finding,) = verdict.findings
+    assert (verdict.outcome, finding.code) == ("pass", "left-behind")
+    assert "port 29500; device GPU-1: 12.00 GiB in use, 1.00 before" in finding.text
+    assert startup.judge(Reading(run()), DONE | {"devices": []}, 100, WORKLOAD).findings == ()
+    (finding,) = startup.judge(Reading(run()), DONE | {"devices_unseen": "no tool"}, 100, WORKLOAD).findings
+    assert (finding.code, "no tool" in finding.text) == ("release-not-seen", True)
 
 
 def test_logs_brought_from_elsewhere_say_that_the_end_is_not_on_record():
@@ -265,9 +322,20 @@ def test_distance_sees_an_offset_that_the_variance_misses():
     b = np.linspace(10.0, 5.0, 100)
     offset = determinism.distance(b * 1.0 + 0.5, b)
     assert offset.variance == pytest.approx(0, abs=1e-20)
-    assert offset.window_bias == pytest.approx(0.1 * np.mean(5.0 / b[-10:]))
+    assert offset.window_bias == pytest.approx(0.1 * np.mean(5.0 / b[49:59]))
     assert offset.mean_error > determinism.MEAN_ERROR
-    assert offset.window_at == 90
+    assert (offset.window_at, offset.window_limit) == (49, determinism.WINDOW_BIAS), "the last of the stricter half"
+
+
+def test_the_window_that_comes_closest_to_its_limit_counts():
+    b = np.full(100, 5.0)
+    a = b.copy()
+    a[20:30], a[80:90] = 5.0 * 1.019, 5.0 * 1.04
+    found = determinism.distance(a, b)
+    assert (found.window_at, found.window_limit, found.window_bias) == (20, 0.02, pytest.approx(0.019))
+    a[80:90] = 5.0 * 1.06
+    found = determinism.distance(a, b)
+    assert (found.window_at, found.window_limit, found.window_bias) == (80, 0.05, pytest.approx(0.06))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -259,7 +259,7 @@ def test_what_ranks_say_of_themselves(tmp_path):
     reading = read([write(tmp_path / "a.log", text(rows))])
     assert reading.bindings == {3: ("node7", 3)}
     assert reading.seeds[3].startswith("numpy: 1024, python random: 1024")
-    assert reading.memory == {3: Memory(65.0123, 72.5)}
+    assert reading.memory == {3: Memory(65.0123, 72.5, 1)}
 
 
 @pytest.mark.parametrize(

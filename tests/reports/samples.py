@@ -151,7 +151,9 @@ def verdicts(**changes: Verdict) -> dict:
         "startup": Verdict(
             "pass", "startup-passed", "All 100 steps ran, none skipped; peak memory 70.5 GiB on rank 7.",
             (Measurement("steps", 100, "steps", "==", 100), Measurement("skipped_updates", 0, "updates", "==", 0),
-             *(Measurement(f"peak_memory_rank_{r}", 60 + r * 1.5, "GiB", "<=", 80.0, "device") for r in range(8))),
+             *(Measurement(f"peak_memory_rank_{r}", 60 + r * 1.5, "GiB", "<=", 80.0, "device") for r in range(8)),
+             *(Measurement(f"headroom_rank_{r}", 20 - r * 1.5, "GiB") for r in range(8)),
+             *(Measurement(f"headroom_percent_rank_{r}", (20 - r * 1.5) / 0.8, "%") for r in range(8))),
         ),
         "throughput": Verdict(
             "pass", "throughput-passed", "TGS 4,021 (95 % one-sided bounds 4,015 to 4,027) reaches the minimum 3,670.",
@@ -254,4 +256,4 @@ def vendor(results: Path, long_steps: int = 2000) -> Path:
 
 def reading(run: Steps) -> Reading:
     """`run` as the log reader would give it."""
-    return Reading(run, memory={rank: Memory(60 + rank * 1.5, 66.0 + rank) for rank in range(8)})
+    return Reading(run, memory={rank: Memory(60 + rank * 1.5, 66.0 + rank, 99) for rank in range(8)})

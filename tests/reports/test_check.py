@@ -247,6 +247,18 @@ def test_telemetry_that_would_exhaust_a_reader_is_refused(submission, tmp_path, 
     assert "telemetry" in caught(checked)
 
 
+def test_telemetry_of_a_node_that_was_not_there_is_found(submission, tmp_path):
+    valid = tmp_path / "valid"
+    valid.mkdir()
+    archive.unpack(submission, valid)
+    folder = tampering.attempt(valid, "speed")
+    (folder / "telemetry").mkdir()
+    (folder / "telemetry.jsonl").rename(folder / "telemetry" / "nowhere.jsonl")
+    checked = check(tampering.hand_in(valid, "manifest", tmp_path / "w.zip"), lab(tmp_path))
+    faults = {line.name: line.faults for line in checked.lines}["telemetry"]
+    assert any("telemetry is of nowhere, of which nodes/ tells nothing" in fault for fault in faults), faults
+
+
 def test_usage_errors_are_one_line(tmp_path, capsys):
     status, _, error = run(capsys, tmp_path / "v.zip", "--requirements", tmp_path / "none.toml")
     assert status == 2

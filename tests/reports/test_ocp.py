@@ -77,7 +77,8 @@ def test_measurements_carry_our_limits(judged):
     assert found["tgs_lower95"]["value"] >= found["tgs_lower95"]["validators"][0]["value"] > 3000
     assert found["bit_equal_steps"]["validators"][0] | {"name": ""} == {"type": "EQUAL", "value": 100, "name": ""}
     assert found["median_loss"]["validators"] == [{"type": "LESS_THAN", "value": 0.014, "name": "the lab"}]
-    assert found["peak_memory_rank_3"]["hardwareInfoId"] == f"{made.HOST}:3"
+    for name in ("peak_memory", "headroom", "headroom_percent"):
+        assert found[f"{name}_rank_3"]["hardwareInfoId"] == f"{made.HOST}:3"
 
 
 def test_the_device_under_test_is_named_with_serial_numbers_and_versions(judged):

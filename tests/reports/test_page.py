@@ -176,6 +176,20 @@ def test_power_becomes_tokens_per_joule(page):
     assert ratio == pytest.approx(4021 / 380, rel=0.01)
 
 
+def test_power_of_several_nodes_is_added_and_one_unwatched_leaves_no_tokens_per_joule(tmp_path):
+    shutil.copytree(samples.vendor(tmp_path / "sample"), tmp_path / "two")
+    (whole,) = (tmp_path / "two").rglob("telemetry.jsonl")
+    (whole.parent / "telemetry").mkdir()
+    for node in (0, 1):
+        rows = [line for line in whole.read_text().splitlines() if json.loads(line)["device"] // 4 == node]
+        (whole.parent / "telemetry" / f"node-{node}.jsonl").write_text("\n".join(rows))
+    whole.unlink()
+    ratio = float(re.search(r"([\d.]+) tokens per joule", render(tmp_path / "two", judged_at=JUDGED_AT))[1])
+    assert ratio == pytest.approx(4021 / 380, rel=0.01)
+    (whole.parent / "telemetry" / "node-1.jsonl").unlink()
+    assert "no tokens per joule" in render(tmp_path / "two", judged_at=JUDGED_AT)
+
+
 def test_repeats_that_differ_are_said_to_and_drawn(page):
     third = page[page.index('id="case-7B-tp4-pp1-zero2"') :]
     assert "The repeats differ at 88 of 100 steps, first at step 12." in third
@@ -276,11 +290,19 @@ def test_chinese_knows_every_code_finding_and_failure_class():
 
 def test_every_measurement_that_a_criterion_makes_has_a_name_in_both_languages():
     sources = (Path(__file__).parents[2] / "acceptance" / "criteria").glob("*.py")
-    made = {n for s in sources for n in re.findall(r'Measurement\(\s*"(\w+)"', s.read_text(encoding="utf-8"))}
+    name = r'Measurement\(\s*f?"(\w+?)(?:_rank_\{rank\})?"'
+    made = {n for s in sources for n in re.findall(name, s.read_text(encoding="utf-8"))}
+    assert {"headroom", "headroom_percent", "peak_memory"} <= made
     assert len(made) > 30
     for language in LANGUAGES:
         words = Words(language)
         assert [name for name in made if not words.name("measurements", name)] == []
+
+
+def test_the_rank_with_the_least_headroom_is_shown(page):
+    for label in ("Peak memory", "Device memory left beside the peak", "Share of device memory left beside the peak"):
+        assert f"{label}, rank 7" in page
+        assert f"{label}, rank 0" not in page
 
 
 def test_the_chinese_report_derives_reasons_from_codes_and_figures(vendor):

@@ -1,7 +1,8 @@
 """A real Slurm on this machine: munged, slurmctld and two slurmd of their own names and ports, as child processes.
 
 What it needs: Debian's slurm-wlm and munge, and root, since slurmd starts tasks for users and InternLM resolves
-node names through /etc/hosts. Nothing of a Slurm that the machine may have already is touched.
+node names through /etc/hosts. With accounting also slurmdbd, and a mariadbd of its own on a socket in its folder.
+Nothing of a Slurm or a database that the machine may have already is touched.
 """
 
 from __future__ import annotations
@@ -18,26 +19,63 @@ from pathlib import Path
 from filelock import FileLock
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "srun", "sbatch", "scontrol")
+ACCOUNTING = ("slurmdbd", "sacctmgr", "sacct", "mariadbd")
+SYSTEM_TABLES = Path("/usr/share/mysql/mysql_system_tables.sql")  # of Debian's mariadb-server-core
 HOSTS = Path("/etc/hosts")
 TASKS = 2  # CPUs and fake GPUs of a node
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 
 
-def missing() -> str:
+def missing(*, accounting: bool = False) -> str:
     """Why no cluster can be started here; "" if one can."""
-    lacking = [name for name in PROGRAMS if not shutil.which(name)]
+    lacking = [name for name in PROGRAMS + ACCOUNTING * accounting if not shutil.which(name)]
     if lacking:
-        return f"{', '.join(lacking)} not installed (Debian: slurm-wlm, munge)"
+        packages = "slurm-wlm, munge" + ", slurmdbd, mariadb-server-core" * accounting
+        return f"{', '.join(lacking)} not installed (Debian: {packages})"
     return "" if os.geteuid() == 0 else "slurmd and /etc/hosts need root"
 
 
-class Cluster:
-    """Two nodes of two tasks each. `environment` leads Slurm's commands to it."""
+UNACCOUNTED = """\
+SelectTypeParameters=CR_CPU
+AccountingStorageType=accounting_storage/none
+JobAcctGatherType=jobacct_gather/none"""
+ACCOUNTED = """\
+SelectTypeParameters=CR_CPU_Memory
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={port}
+AccountingStoragePass={folder}/munge.socket
+AccountingStorageTRES=gres/gpu
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=1
+JobAcctGatherParams=OverMemoryKill
+MinJobAge=2"""
+DATABASE = """\
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+DbdHost={host}
+DbdAddr=127.0.0.1
+DbdPort={port}
+SlurmUser=root
+PidFile={folder}/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=root
+StorageLoc=slurm
+"""
 
-    def __init__(self, folder: Path) -> None:
+
+class Cluster:
+    """Two nodes of two tasks each. `environment` leads Slurm's commands to it.
+
+    With `accounting`, as on most real clusters, memory is a resource too, and the controller soon forgets a job.
+    """
+
+    def __init__(self, folder: Path, *, accounting: bool = False) -> None:
         self.folder = folder
-        self.tag = f"acc{os.getpid()}"
+        self.accounting = accounting
+        self.tag = f"acc{os.getpid()}" + "db" * accounting
         self.nodes = [f"{self.tag}-1", f"{self.tag}-2"]
         self.environment = {"SLURM_CONF": str(folder / "slurm.conf")}
         self.started: dict[str, subprocess.Popen[bytes]] = {}
@@ -50,17 +88,48 @@ class Cluster:
         munge_files = [f"--{name}={self.folder / f'munge.{name}'}" for name in ("pid-file", "log-file", "seed-file")]
         self._run("munged", "--foreground", "--force", f"--socket={munge}", f"--key-file={key}", *munge_files)
         self._wait(munge.exists)
+        if self.accounting:
+            self._start_database()
+            self.start_accounting()
+            self._wait(lambda: self.ask("sacctmgr", "--immediate", "add", "cluster", self.tag))
         self.start_controller()
         for node in self.nodes:
             self._run("slurmd", "-D", "-N", node, name=node)
         self._wait(lambda: self.states() == {"idle"})
 
     def start_controller(self) -> None:
-        self._run("slurmctld", "-D", "-c" if not (self.folder / "state").exists() else "-i")
+        (self.folder / "state").mkdir(exist_ok=True)
+        self._run("slurmctld", "-D", "-i")
+
+    def forget(self) -> None:
+        """The controller knows no job any more, as some minutes after a job's end."""
+        self.stop_controller()
+        shutil.rmtree(self.folder / "state")
+        self.start_controller()
+        self._wait(lambda: self.states() == {"idle"})
 
     def stop_controller(self) -> None:
         """The controller falls silent; jobs go on."""
         _end(self.started.pop("slurmctld"))
+
+    def start_accounting(self) -> None:
+        self._run("slurmdbd", "-D")
+
+    def stop_accounting(self) -> None:
+        """The accounting falls silent; the controller keeps what it has to say until it is back."""
+        _end(self.started.pop("slurmdbd"))
+
+    def _start_database(self) -> None:
+        """Without grant tables, so without passwords: its socket is all that leads to it."""
+        data, socket_file = self.folder / "database", self.folder / "database.socket"
+        data.mkdir()
+        options = ["--no-defaults", "--user=root", f"--datadir={data}", "--innodb-log-file-size=4M"]
+        tables = "create database mysql;\nuse mysql;\n" + SYSTEM_TABLES.read_text()
+        subprocess.run(["mariadbd", *options, "--bootstrap"], input=tables, capture_output=True, text=True, check=True)
+        self.environment["MYSQL_UNIX_PORT"] = str(socket_file)
+        files = [f"--socket={socket_file}", f"--pid-file={self.folder / 'database.pid'}"]
+        self._run("mariadbd", *options, *files, "--skip-networking", "--skip-grant-tables")
+        self._wait(socket_file.exists)
 
     def states(self) -> set[str]:
         """States of the nodes, in sinfo's short words."""
@@ -96,15 +165,23 @@ class Cluster:
         key = self.folder / "munge.key"
         key.write_bytes(secrets.token_bytes(128))
         key.chmod(0o400)
-        controller, *ports = _free_ports(1 + len(self.nodes))
+        controller, database, *ports = _free_ports(2 + len(self.nodes))
         nodes = "\n".join(
             f"NodeName={node} NodeHostname={socket.gethostname()} NodeAddr=127.0.0.1 Port={port} "
-            f"CPUs={TASKS} RealMemory=1000 Gres=gpu:{TASKS} State=UNKNOWN"
+            f"CPUs={TASKS} RealMemory=8000 Gres=gpu:{TASKS} State=UNKNOWN"
             for node, port in zip(self.nodes, ports, strict=True)
         )
         for number in range(TASKS):
-            (self.folder / f"gpu{number}").touch()
+            (self.folder / f"gpu{number}").symlink_to("/dev/null")  # slurmd wants a device there
         (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/gpu[0-{TASKS - 1}]\n")
+        if self.accounting:
+            kind = ACCOUNTED.format(folder=self.folder, port=database)
+            (self.folder / "slurmdbd.conf").write_text(
+                DATABASE.format(folder=self.folder, port=database, host=socket.gethostname())
+            )
+            (self.folder / "slurmdbd.conf").chmod(0o600)
+        else:
+            kind = UNACCOUNTED
         (self.folder / "slurm.conf").write_text(
             f"""\
 ClusterName={self.tag}
@@ -121,12 +198,10 @@ SlurmdPidFile={self.folder}/slurmd-%n.pid
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
-SelectTypeParameters=CR_CPU
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 SlurmdParameters=config_overrides
 GresTypes=gpu
-AccountingStorageType=accounting_storage/none
-JobAcctGatherType=jobacct_gather/none
+{kind}
 JobCompType=jobcomp/none
 MpiDefault=none
 MailProg=/bin/true
@@ -137,7 +212,6 @@ SlurmdTimeout=30
 PartitionName=test Nodes={",".join(self.nodes)} Default=YES MaxTime=INFINITE State=UP
 """
         )
-        (self.folder / "state").mkdir()
 
     def _run(self, program: str, *arguments: str, name: str = "") -> None:
         name = name or program

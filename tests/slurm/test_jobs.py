@@ -4,107 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
-import textwrap
 import time
-import uuid
-from pathlib import Path
 
 import pytest
 
-from fixtures import supervisor
-from fixtures.evidence import Attempt, read_json, write_json
-from fixtures.launchers import LAUNCHERS
-
-ROOT = Path(__file__).resolve().parents[2]
-
-TASK = r"""
-import os, signal, subprocess, sys, time
-rank = int(os.environ["SLURM_PROCID"])
-
-
-def step(n, loss=5.0):
-    if rank == 0:
-        now = time.time()
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now)) + f",{int(now % 1 * 1000):03d}"
-        print(f"{stamp}\tINFO train.py:317 in record_current_batch_training_metrics -- tflops=1.5 step={n} loss={loss} "
-            f"tgs (tokens/gpu/second)=100.0 lr=0.1 loss_scale=1.0 grad_norm={{'0_default': 2.0}} micro_num=1 "
-            f"num_consumed_tokens={(n + 1) * 8} inf_nan_skip_batches=0 num_samples_in_batch=8 loss/cn=nan",
-            file=sys.stderr, flush=True)
-
-
-def steps(count, pause=0.05):
-    for n in range(count):
-        step(n)
-        time.sleep(pause)
-"""
-
-
-@pytest.fixture
-def launch(cluster, tmp_path):
-    """Starts a run of 2 nodes x 2 tasks whose tasks are Python code; what a test leaves going on is ended."""
-    handles = []
-
-    def launch(code: str, *, steps: int = 3, site: str = "", detach: bool = False, **limits) -> supervisor.Handle:
-        attempt = prepared(tmp_path, code, steps=steps, site=site, detach=detach, limits=limits)
-        handle = supervisor.start(attempt, detach=detach)
-        handles.append(handle)
-        return handle
-
-    yield launch
-    for handle in handles:
-        handle.stop("the test is over")
-
-
-def prepared(root: Path, code: str, *, steps: int, site: str, detach: bool, limits) -> Attempt:
-    path = root / "runs" / "tiny" / "speed" / "attempt-1"
-    (path / "logs").mkdir(parents=True)
-    script = path / "task.py"
-    script.write_text(TASK + textwrap.dedent(code), encoding="utf-8")
-    request = {
-        **{"case": "tiny", "run": "speed", "attempt": 1, "session": uuid.uuid4().hex, "seed": 1024},
-        **{"gpus": 2, "nodes": 2, "world": 4, "accelerator": "nvidia", "launcher": "slurm", "slurm_args": site},
-        **{"internlm": {"train_py": str(script)}, "python": {"executable": sys._base_executable}, "detach": detach},
-        "workload": {"steps": steps, "hours": None},
-        "limits": {"lag_seconds": 1, **limits},
-        "environment": {"GIVEN": "1"},
-    }
-    launcher = LAUNCHERS["slurm"]
-    request["command"] = launcher(request, path)
-    for file, text in launcher.files(request, path).items():
-        file.write_text(text, encoding="utf-8")
-    write_json(path / "request.json", request)
-    return Attempt(path, "tiny", "speed", 1)
-
-
-def ended(handle: supervisor.Handle, limit: float = 120) -> dict:
-    deadline = time.monotonic() + limit
-    while handle.poll() is not None:
-        assert time.monotonic() < deadline, f"the run does not end: {handle.poll()}"
-        time.sleep(0.05)
-    return handle.attempt.end
-
-
-def until(condition, limit: float = 60, handle=None):
-    deadline = time.monotonic() + limit
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"it does not come about: {handle and handle.poll()}"
-        time.sleep(0.05)
-    return value
-
-
-def training(handle):
-    """Waits for the first step."""
-    return until(lambda: (p := handle.poll()) and p.steps_seen, handle=handle)
-
-
-def job_of(handle) -> str:
-    return until(lambda: read_json(handle.attempt.path / "job.json").get("id"))
-
-
-def queue(cluster) -> str:
-    return cluster.ask("squeue", "--noheader", "--states=all", "--format=%i %T")
+from fixtures import slurm, supervisor
+from fixtures.evidence import read_json
+from tests.slurm.jobs import ended, job_of, queue, training, until
+from tests.suite import acceptance
 
 
 def test_all_steps_and_completed_are_complete_and_each_node_has_spoken(launch, cluster):
@@ -114,6 +21,15 @@ def test_all_steps_and_completed_are_complete_and_each_node_has_spoken(launch, c
     assert (end["job"]["state"], end["job"]["exit_code"], end["left"]) == ("COMPLETED", "0:0", [])
     assert end["job"]["id"] == job_of(handle)
     assert sorted(p.stem for p in (handle.attempt.path / "nodes").iterdir()) == cluster.nodes
+
+
+@pytest.mark.parametrize("detach", [False, True], ids=["srun", "sbatch"])
+def test_each_node_watches_its_own_ranks(launch, cluster, detach):
+    end = ended(handle := launch("steps(40, 0.2)", steps=40, detach=detach, accelerator="cpu"))
+    assert (end["outcome"], end["job"]["state"], end["left"]) == ("complete", "COMPLETED", []), end
+    assert "telemetry_problems" not in end
+    watched = {path.stem: {json.loads(line)["rank"] for line in path.open()} for path in handle.attempt.telemetry}
+    assert watched == dict(zip(cluster.nodes, ({0, 1}, {2, 3}), strict=True))
 
 
 def test_each_task_has_its_place_its_port_and_no_leak_of_an_outer_allocation(launch, monkeypatch):
@@ -222,13 +138,16 @@ def test_a_silent_controller_is_shown_and_never_judged(launch, cluster):
     assert (end := ended(handle))["outcome"] == "complete", end
 
 
-def test_stopping_leaves_no_job_and_no_task(launch, cluster):
+def test_stopping_leaves_no_job_and_no_task_whatever_the_callers_habits(launch, cluster, monkeypatch):
+    for name in ("SQUEUE_PARTITION", "SCANCEL_PARTITION", "USER", "LOGNAME"):
+        monkeypatch.setenv(name, "nobody")
     handle = launch("signal.signal(signal.SIGTERM, signal.SIG_IGN)\nsteps(1000, 0.1)", steps=1000)
     training(handle)
     job = job_of(handle)
     handle.stop("interrupted")
     assert handle.attempt.end["outcome"] == "interrupted"
     assert handle.attempt.end["left"] == []
+    monkeypatch.delenv("SQUEUE_PARTITION")
     assert f"{job} CANCELLED" in queue(cluster)
 
 
@@ -264,29 +183,44 @@ def test_a_detached_job_that_ended_unwatched_is_judged_by_what_it_left(launch):
     assert ended(supervisor.attach(handle.attempt))["outcome"] == "complete"
 
 
+def test_a_detached_job_that_slurm_has_forgotten_is_no_pass_and_not_waited_for(launch, cluster):
+    handle = launch("steps(10, 0.2)", steps=10, detach=True)
+    job_of(handle)
+    os.kill(handle.who["pid"], 9)
+    handle.process.wait()
+    until(lambda: "COMPLETED" in queue(cluster))
+    cluster.forget()
+    end = ended(supervisor.attach(handle.attempt))
+    assert (end["outcome"], end["failure"]["class"], end["job"]["state"]) == ("failed", "unknown", "FORGOTTEN"), end
+    assert "MinJobAge" in end["failure"]["advice"]
+
+
 @pytest.mark.slow
-def test_the_time_limit_is_named(launch):
-    handle = launch("steps(10000, 0.1)", steps=10000, site="--time=1")  # minutes; Slurm looks every half one
-    end = ended(handle, limit=240)
+def test_the_time_limit_is_named(launch, cluster):
+    handle = launch("steps(10000, 0.1)", steps=10000, site="--time=5")
+    training(handle)
+    cluster.ask("scontrol", "update", f"JobId={job_of(handle)}", "TimeLimit=0")  # Slurm looks every half minute
+    end = ended(handle)
     assert (end["outcome"], end["failure"]["class"]) == ("failed", "killed")
     assert "time limit" in end["failure"]["summary"].lower()
 
 
 @pytest.mark.slow
-def test_tiny_trains_on_two_nodes_and_repeats_to_the_last_bit(cluster, tmp_path):
-    """The whole path: pytest, srun, real InternLM on 4 ranks of 2 nodes, evidence, verdicts."""
-    command = [sys.executable, "-m", "pytest", "acceptance", "-q", "-p", "no:cacheprovider", "--model=tiny"]
+def test_tiny_trains_on_two_nodes_and_repeats_to_the_last_bit(accounting_cluster, tmp_path):
+    """The whole path: pytest, srun, real InternLM on 4 ranks of 2 nodes, sacct, evidence, verdicts."""
     chosen = ["-k", "tiny-tp1-pp1-zerodp and not fsdp", "-m", "startup or determinism"]
     options = ["--launcher=slurm", "--nodes=2", "--gpus=2", "--accelerator=cpu", "--steps=12", f"--results={tmp_path}"]
-    done = subprocess.run(
-        [*command, *chosen, *options], cwd=ROOT, capture_output=True, text=True, timeout=900, check=False
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
+    done = acceptance(*chosen, *options, seconds=900)
+    assert done.returncode == 0, done.stdout[-3000:]
     (case,) = json.loads((tmp_path / "results.json").read_text())["cases"]
     assert {name: case["criteria"][name]["outcome"] for name in ("startup", "determinism")} == dict.fromkeys(
         ("startup", "determinism"), "pass"
     )
     for run in ("speed", "repeat-1", "repeat-2"):
         attempt = tmp_path / case["runs"][run]
-        assert read_json(attempt / "end.json")["job"]["state"] == "COMPLETED"
-        assert sorted(p.stem for p in (attempt / "nodes").iterdir()) == cluster.nodes
+        job = read_json(attempt / "end.json")["job"]
+        assert (job["state"], job["steps"]) == ("COMPLETED", [])
+        remembered = slurm.parse_sacct(slurm.ask(*slurm._sacct(job["id"])), job["id"])
+        assert remembered.success
+        assert remembered.settled
+        assert sorted(p.stem for p in (attempt / "nodes").iterdir()) == accounting_cluster.nodes
