@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -164,6 +165,19 @@ class Judge:
     def _reference(self, request: Mapping[str, Any]) -> Reference | None:
         return references.find(request, self.policy.reference)
 
+    def _followed(self, repeat: Attempt | None) -> dict[str, Any] | None:
+        """The curve that the repeats are compared with, for the report to draw; None where there is none to use."""
+        try:
+            request = self._request(repeat) if repeat else {}
+            reference = self._reference(request) if request else None
+        except (CurveError, EvidenceError):
+            return None  # the verdict says why
+        if reference is None:
+            return None
+        # every digit as recorded: a rounded curve would differ from one that is equal
+        losses = reference.losses[: min(STEPS, request["workload"]["steps"])].tolist()
+        return {"name": reference.source, "losses": losses}
+
     def _stopped(self, attempt: Attempt, criterion: str) -> Verdict | None:
         """The one line of a criterion whose run did not complete; startup tells the whole story."""
         end = attempt.end
@@ -252,6 +266,7 @@ class Judge:
                 if latest[run]
             },
             "departures": departures(requests, self.requirements) + unlike(latest),
+            "reference": self._followed(latest["repeat-1"]),
             "criteria": {criterion: verdict.as_json() for criterion, verdict in verdicts.items()},
         }
 
@@ -291,9 +306,14 @@ def workload_of(request: Mapping[str, Any]) -> Workload:
 def peak_tflops(attempt: Attempt, family: str) -> float | None:
     """Peak of the attempt's devices, dense bfloat16 TFLOPS; None where it is not on record for all, or they differ."""
     names = {device.get("name", "") for node in attempt.nodes for device in node.get("devices", [])}
-    profile = devices.profiles().get(family)
+    profile = _profile(family)
     peaks = {profile.peak(name) for name in names} if profile else set()
     return peaks.pop() if len(peaks) == 1 else None
+
+
+@cache
+def _profile(family: str) -> devices.Profile | None:
+    return devices.profiles().get(family)
 
 
 def device_memory(attempt: Attempt, reading: Reading) -> dict[int, float]:

@@ -194,7 +194,7 @@ def _scales(chart: Chart, xs: Floats, ys: Floats) -> tuple[Scale, Scale]:
 
 def ticks(low: float, high: float, count: int = 5, whole: bool = False) -> list[float]:
     """Round values between `low` and `high`, about `count` of them; whole numbers where only those make sense."""
-    raw = max((high - low) / count, 1.0 if whole else 0.0)
+    raw = max((high - low) / count * 0.75, 1.0 if whole else 0.0)  # rather some more than only two
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in ((1, 2, 5, 10) if whole else (1, 2, 2.5, 5, 10)) if m * power >= raw * 0.999)
     first = math.ceil(low / step - 1e-9)

@@ -21,7 +21,10 @@ from itertools import count, islice, pairwise
 from pathlib import Path
 from typing import Any
 
-from acceptance.judge import REPEATED, Policy
+from acceptance import references
+from acceptance.criteria.reference import CurveError
+from acceptance.criteria.throughput import put_forward
+from acceptance.judge import REPEATED, Policy, workload_of
 from acceptance.requirements import DEFAULTS, Requirements, RequirementsError
 from acceptance.requirements import load as load_requirements
 from fixtures import archive, evidence, probe, rules, suite
@@ -66,6 +69,7 @@ class Told:
     nodes: tuple[Mapping[str, Any], ...]
     log: Reading | None  # its steps are left out
     steps: int
+    put_forward: float  # seconds by which the log's clock was put forward meanwhile; below 0: back
 
     @property
     def complete(self) -> bool:
@@ -75,6 +79,11 @@ class Told:
     def spread(self) -> bool:
         """Whether the run was placed on nodes that pytest did not run on, from run to run perhaps others."""
         return self.request["launcher"] == "slurm" or bool(self.request.get("hosts"))
+
+    @property
+    def ended(self) -> bool:
+        """Whether its end is on record; where it is not, `completeness` says so, and times cannot be compared."""
+        return bool(self.end)
 
     def span(self) -> tuple[datetime, datetime]:
         """When it started and ended. Raises ValueError."""
@@ -216,6 +225,8 @@ def software(told: Told, package: Package) -> Iterator[str]:
 
 def dates(told: Told, package: Package) -> Iterator[str]:
     """Start, log, end in this order, and as far apart as is said; log times are local to the nodes."""
+    if not told.ended:
+        return
     started, ended = told.span()
     if ended < started:
         yield f"it ended ({ended.isoformat()}) before it started ({started.isoformat()})"
@@ -225,8 +236,10 @@ def dates(told: Told, package: Package) -> Iterator[str]:
         yield f"it took {told.end['seconds']:,.0f} s between {started.isoformat()} and {ended.isoformat()}"
     if told.log is None or told.log.first_time is None or told.log.last_time is None:
         return
+    # `nodes` know the clock as it was at the start; an hour put back may come first among all times of the log
     offset = told.nodes[0]["utc_offset"] if told.nodes else 0
-    first, last = told.log.first_time - offset, told.log.last_time - offset
+    first = told.log.first_time - offset - min(told.put_forward, 0)
+    last = told.log.last_time - offset - max(told.put_forward, 0)
     for what, before, after in (("start", started.timestamp(), first), ("last line", last, ended.timestamp())):
         if before > after + CLOCK:
             yield (
@@ -279,7 +292,7 @@ def telemetry(told: Told, package: Package) -> Iterator[str]:
     """What was watched are these devices, during this run, with no more memory than they have."""
     for path in told.attempt.strangers:
         yield f"telemetry is of {path.stem}, of which nodes/ tells nothing"
-    for path in told.attempt.telemetry:
+    for path in told.attempt.telemetry if told.ended else ():
         yield from _watched(told, path)
 
 
@@ -313,7 +326,7 @@ def numbered(package: Package) -> Iterator[str]:
         found = [t.attempt.number for t in told]
         if found != list(range(1, len(found) + 1)):
             yield f"{case}/{run}: attempts {', '.join(map(str, found))} are there; one was taken out"
-        for one, other in pairwise(told):
+        for one, other in pairwise(t for t in told if t.ended):
             if other.span()[0] < one.span()[0]:
                 yield f"{other.attempt.name} started before {one.attempt.path.name}"
 
@@ -323,7 +336,7 @@ def apart(package: Package) -> Iterator[str]:
     spans = []
     for told in package.attempts:
         full = {n["host"] for n in told.nodes if n["devices"] and len(n["devices"]) == told.request["gpus"]}
-        if not told.spread:
+        if told.ended and not told.spread:
             spans += [(*told.span(), host, told.attempt.name) for host in full]
     busy: dict[str, tuple[datetime, str]] = {}
     for start, end, host, name in sorted(spans):
@@ -483,8 +496,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace) -> int:
     """Print the table; the exit status is that of the module's description."""
     try:
+        if not arguments.archive.is_file():
+            what = "a folder" if arguments.archive.is_dir() else "not found"
+            raise ArchiveError(f"{arguments.archive}: {what}; name a submission, as `python -m reports pack` writes it")
         if arguments.key:
             signing.verifier(arguments.key)
+        if arguments.reference:
+            references.load(arguments.reference)
         lab = Lab(
             load_requirements(arguments.requirements),
             Policy(arguments.determinism, arguments.reference),
@@ -492,7 +510,7 @@ def main(arguments: argparse.Namespace) -> int:
             arguments.challenge,
             hashlib.sha256((arguments.requirements or DEFAULTS).read_bytes()).hexdigest(),
         )
-    except (RequirementsError, signing.SigningError) as error:
+    except (ArchiveError, RequirementsError, CurveError, signing.SigningError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     checked = check(arguments.archive, lab)
@@ -587,7 +605,6 @@ def _attempts(folder: Folder, found: Mapping[str, Any]) -> Iterator[Told]:
                     if end.get("outcome") == "complete":
                         raise
                     log = None
-                counted = len(log.steps) if log else 0
                 yield Told(
                     attempt,
                     attempt.path.relative_to(folder.root).as_posix() in judged,
@@ -595,7 +612,8 @@ def _attempts(folder: Folder, found: Mapping[str, Any]) -> Iterator[Told]:
                     end,
                     tuple(attempt.nodes),
                     log and replace(log, steps=derived.NO_STEPS),
-                    counted,
+                    len(log.steps) if log else 0,
+                    put_forward(log.steps, workload_of(attempt.request)) if log else 0.0,
                 )
 
 

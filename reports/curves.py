@@ -263,8 +263,8 @@ def _power(words: Words, ran: Ran, warmup: int) -> Chart | None:
         "power",
         words("chart.power"),
         words("axis.elapsed"),
-        "W",
-        [Series(words("curve.power", devices=len(power.devices)), grid - start, np.asarray(total), "s1")],
+        words("curve.power", devices=len(power.devices)),
+        [Series(words("chart.power"), grid - start, np.asarray(total), "s1")],
         zero=True,
         note=_tokens_per_joule(words, ran, power, warmup),
     )

@@ -11,7 +11,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,6 @@ from reports import ocp, page
 REQUIREMENTS, REFERENCE = "requirements.toml", "reference"
 SUBMISSION = "submission.json"
 FILES = ("results.json", "system.json", page.NAME, "REPRODUCE.md")
-ALWAYS = datetime(1970, 1, 1, tzinfo=timezone.utc)  # the report in a submission does not say when it was judged
 
 
 # not a slice of anything: that would keep the whole array
@@ -128,8 +126,9 @@ class Folder:
         results = self.results(judge) | ({"suite": dict(suite)} if suite else {})
         evidence.write_json(out / "results.json", results)
         evidence.write_json(out / "system.json", results["system"])
-        text = page.render(out, judged_at=ALWAYS, language=self.language, evidence=self.root, read=judge.reading)
-        page.write_whole(out / page.NAME, page.timeless(text))
+        # when and by which session it was judged is nothing that a lab could make again
+        text = page.render(out, judged_at=None, language=self.language, evidence=self.root, read=judge.reading)
+        page.write_whole(out / page.NAME, text)
         page.write_whole(out / "REPRODUCE.md", reproduce(self.root, results))
         ocp.write(out, results, self.root, judge.reading)
         return results

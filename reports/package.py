@@ -1,7 +1,8 @@
 """`python -m reports pack RESULTS --org NAME --contact ADDRESS -o vendor.zip`: a submission from a results folder.
 
 The archive holds all evidence, failed and interrupted attempts too, and what follows from it: verdicts and report are
-made anew from the evidence that is packed, so they cannot be older than it. Packing twice gives the same bytes.
+made anew from the evidence that is packed, so they cannot be older than it. Packing twice gives the same bytes: the
+report in the archive is without the time of judging and pytest-html's document, which no lab could make again.
 """
 
 from __future__ import annotations
@@ -105,6 +106,10 @@ def pack(
 
     Raises PackError, ReportError, RequirementsError, EvidenceError, LogError, OSError.
     """
+    if blank := [name for name, text in who.items() if not text.strip()]:
+        raise PackError(f"{' and '.join(blank)}: empty; say who submits, and whom the lab answers")
+    if output.is_dir():
+        raise PackError(f"{output}: a folder; name the archive to write, such as {output / 'vendor.zip'}")
     claimed, _ = load(results / "results.json")
     with tempfile.TemporaryDirectory(prefix="pack-") as temporary:
         staging, out = Path(temporary, "evidence"), Path(temporary, "derived")
@@ -112,7 +117,10 @@ def pack(
         found = Folder(staging, claimed, language).derive(out)
         evidence.write_json(out / derived.SUBMISSION, derived.submission(who, found, language))
         files = {p.relative_to(root).as_posix(): p for root in (staging, out) for p in root.rglob("*") if p.is_file()}
-        digest = archive.write(output, files, {"suite": suite.identity()}, sign)
+        try:
+            digest = archive.write(output, files, {"suite": suite.identity()}, sign)
+        except OSError as error:
+            raise PackError(f"{output}: cannot be written ({error})") from error
     return Packed(output, digest, len(files) + 1 + bool(sign), found)
 
 

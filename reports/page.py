@@ -70,14 +70,14 @@ def write(
 def render(
     results: Path,
     *,
-    judged_at: datetime,
+    judged_at: datetime | None,
     language: str = "en",
     tests_html: str | None = None,
     evidence: Path | None = None,
     read: Read = read_logs,
 ) -> str:
-    """The page as text; arguments and errors as for `write`."""
-    if judged_at.tzinfo is None:
+    """The page as text; arguments and errors as for `write`. Without a time of judging it follows from the evidence."""
+    if judged_at is not None and judged_at.tzinfo is None:
         raise ValueError("judged_at has no UTC offset; pass an aware datetime")
     words = Words(language)
     judged, digest = load(results / "results.json")
@@ -92,7 +92,7 @@ def render(
             words=words,
             view=view,
             criteria=CRITERIA,
-            judged_at=when(judged_at.isoformat()),
+            judged_at=when(judged_at.isoformat()) if judged_at else None,
             css=Markup(read_template("page.css")),
             js=script,
             tests=Markup(Markup.escape(tests)) if tests else None,

@@ -24,8 +24,11 @@ def signer(path: Path) -> Callable[[bytes], bytes]:
     """Data -> its signature as a line of base64. Raises SigningError unless `path` is an Ed25519 private key."""
     try:
         key = load_pem_private_key(path.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SigningError(f"{path}: no private key in PEM without a password ({error})") from error
+    except OSError as error:
+        raise SigningError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        what = "no private key in PEM without a password; make one with openssl genpkey -algorithm ed25519"
+        raise SigningError(f"{path}: {what}") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise SigningError(f"{path}: not an Ed25519 key; make one with openssl genpkey -algorithm ed25519")
     return lambda data: base64.b64encode(key.sign(data)) + b"\n"
@@ -35,10 +38,12 @@ def verifier(path: Path) -> Callable[[bytes, bytes], bool]:
     """(data, signature) -> whether it is the key's. Raises SigningError unless `path` is an Ed25519 public key."""
     try:
         key = load_pem_public_key(path.read_bytes())
-    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise SigningError(f"{path}: no public key in PEM ({error})") from error
+    except OSError as error:
+        raise SigningError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise SigningError(f"{path}: no public key in PEM; openssl pkey -in KEY -pubout prints a key's own") from error
     if not isinstance(key, Ed25519PublicKey):
-        raise SigningError(f"{path}: not an Ed25519 public key")
+        raise SigningError(f"{path}: not an Ed25519 public key; that is what submissions are signed with")
 
     def holds(data: bytes, signature: bytes) -> bool:
         try:

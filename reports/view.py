@@ -232,15 +232,20 @@ def _departure(words: Words, departure: Any) -> str:
 def _statement(words: Words, results: Mapping[str, Any], certifiable: bool) -> tuple[str, str, str]:
     """Heading, tone and first sentence. Nothing but a certifiable, conformant result reads like one."""
     models = [m for m in results["models"] if m.get("judged", True)]
-    conform = words("form.comma").join(m["model"] for m in models if m["conformant"])
+    conform = _joined(words, [m["model"] for m in models if m["conformant"]], "and")
     if results["conformant"] and certifiable:
         return words("statement.conformant"), "pass", words("statement.conformant_text", models=conform)
     if not models:
         return words("statement.nothing"), "fail", words("statement.nothing_text")
     if all(m["conformant"] for m in models):
         return words("statement.uncertified"), "inconclusive", words("statement.uncertified_text", models=conform)
-    failing = words("form.comma").join(m["model"] for m in models if not m["conformant"])
+    failing = _joined(words, [m["model"] for m in models if not m["conformant"]], "or")
     return words("statement.not_conformant"), "fail", words("statement.not_conformant_text", models=failing)
+
+
+def _joined(words: Words, names: Sequence[str], last: str) -> str:
+    """`7B, 13B and 65B`: `last` is the word before the last name."""
+    return words(f"form.{last}").join(filter(None, (words("form.comma").join(names[:-1]), names[-1]))) if names else ""
 
 
 def _model(words: Words, model: Mapping[str, Any], anchors: Mapping[str, str]) -> Model:
@@ -403,8 +408,9 @@ def _label(words: Words, name: str) -> str:
 
 def _reason(words: Words, criterion: Mapping[str, Any], deciding: Sequence[Figure]) -> str:
     """The judge's sentence; in another language the code's meaning and the figures, never translated prose."""
-    if words.language == "en":
-        return criterion["reason"]
+    if words.language == "en":  # the outcome stands beside it
+        reason = str(criterion["reason"]).removeprefix("not run: ")
+        return reason[:1].upper() + reason[1:]
     code = criterion["code"]
     meaning = words.name("codes", code) or words.name("codes", code.partition("-")[2]) or code
     formulas = words("form.semicolon").join(f.formula for f in deciding)
@@ -423,7 +429,7 @@ def _figure(words: Words, measurement: Mapping[str, Any]) -> Figure:
         unit=unit,
         sign=SIGN[sign] if deciding else "",
         limit=texts[1],
-        source=measurement.get("source") or "",
+        source=words.name("sources", measurement["source"]) or measurement["source"],
         formula=formula + (words("form.required", sign=SIGN[sign], limit=texts[1]) if deciding else ""),
         holds=HOLDS[sign](value, limit) if deciding and value is not None else False if deciding else None,
     )

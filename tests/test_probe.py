@@ -121,7 +121,8 @@ def test_an_interpreter_without_torch_says_so():
 def test_devices_driver_and_the_tools_own_words_are_recorded(tmp_path):
     sample = ROOT / "tests" / "data" / "tools" / "nvidia.txt"
     (tmp_path / "nvidia-smi").write_text(
-        f'#!/bin/sh\ncase "$1" in -q) echo "Attached GPUs : 2";; *) cat {sample};; esac\n'
+        f'#!/bin/sh\ncase "$1" in -q) echo "Attached GPUs : 2";; topo) printf "\\033[4mGPU0\\033[0m NV18";; '
+        f"*) cat {sample};; esac\n"
     )
     (tmp_path / "nvidia-smi").chmod(0o755)
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": "1"}
@@ -131,6 +132,7 @@ def test_devices_driver_and_the_tools_own_words_are_recorded(tmp_path):
     ]
     assert node["driver"] == "580.95.05"
     assert node["vendor_tool"] == {"command": "nvidia-smi -q", "output": "Attached GPUs : 2\n"}
+    assert node["topology"] == "GPU0 NV18", "without colours"
 
 
 def test_a_node_whose_devices_are_gone_still_tells_the_rest():

@@ -13,8 +13,6 @@ from fixtures.steps import Steps
 
 Floats = npt.NDArray[np.float64]
 UNIT = "nats per token"
-HOUR = 3600.0  # s
-CHANGE = 60.0  # s that a step may take beside the hour by which the clock is changed
 LAST = 100  # steps that the final loss is the median of; a tenth of a run shorter than ten times that
 
 
@@ -75,7 +73,7 @@ def _reached(steps: Steps, workload: Workload, required: int, hours: float | Non
     n = len(steps)
     if n >= required or hours is None:
         return (Measurement("steps", n, "steps", ">=", required),)
-    return Measurement("steps", n, "steps"), Measurement("hours", _ran(steps, workload) / HOUR, "h", ">=", hours)
+    return Measurement("steps", n, "steps"), Measurement("hours", _hours(steps, workload), "h", ">=", hours)
 
 
 def _length(steps: Steps, workload: Workload, required: int, hours: float | None) -> whole.Fault | None:
@@ -93,13 +91,9 @@ def _length(steps: Steps, workload: Workload, required: int, hours: float | None
     return throughput.contradicted_clock(steps, workload)
 
 
-def _ran(steps: Steps, workload: Workload) -> float:
-    """Seconds from the first to the last metric line; log times are local, and where daylight saving begins or ends
-    the clock is put forward or back by an hour that did not pass."""
-    between = np.diff(steps.time)
-    off = between - throughput.step_seconds(steps, workload)[1:]
-    changed = np.abs(np.abs(off) - HOUR) < CHANGE
-    return float(np.sum(between) - HOUR * np.sum(np.sign(off[changed])))
+def _hours(steps: Steps, workload: Workload) -> float:
+    """Hours from the first to the last metric line."""
+    return (float(steps.time[-1] - steps.time[0]) - throughput.put_forward(steps, workload)) / throughput.HOUR
 
 
 def findings(loss: Floats) -> tuple[Finding, ...]:

@@ -28,6 +28,8 @@ FEWEST = 3 * BATCHES  # measured steps; fewer say nothing about noise
 # TGS and log times come from one clock; the log also sees what the timer leaves out (formatting, diagnosis)
 CLOCK_RELATIVE, CLOCK_ABSOLUTE = 0.01, 0.010  # share of a step, seconds a step
 CLOCK_TRIM = 0.05  # rare pauses (garbage collection, a checkpoint) are no contradiction
+HOUR = 3600.0  # s by which daylight saving changes local clocks
+CHANGE = 60.0  # s that a step may take beside it
 TFLOPS_RELATIVE = 1e-3
 TGS_ROUNDING = 0.0051  # InternLM rounds TGS to two decimals
 
@@ -197,6 +199,17 @@ def contradicted_clock(steps: Steps, workload: Workload) -> whole.Fault | None:
     )
     measurement = Measurement("clock_difference", abs(seen - told), "s", "<=", allowed)
     return whole.Fault("clock-contradicted", reason, (measurement,))
+
+
+def put_forward(steps: Steps, workload: Workload) -> float:
+    """Seconds by which the log's clock was put forward (back: below 0) between the first and the last metric line.
+
+    Log times are local: where daylight saving begins or ends, an hour is skipped or repeated that did not pass.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        off = np.diff(steps.time) - step_seconds(steps, workload)[1:]
+    changed = np.abs(np.abs(off) - HOUR) < CHANGE
+    return HOUR * float(np.sum(np.sign(off[changed])))
 
 
 def findings(seconds: Floats, steps: Steps, warmup: int) -> tuple[Finding, ...]:

@@ -134,8 +134,8 @@
     event.preventDefault();
     speak(plot, Math.min(last, Math.max(0, to)));
   });
-  // a printed page shows what is folded, except the tests
-  addEventListener("beforeprint", () => document.querySelectorAll("details:not(.tests)").forEach((d) => {
+  // a printed page shows what is folded, except the tests and pages of a tool's own output
+  addEventListener("beforeprint", () => document.querySelectorAll("details:not(.tests, .raw)").forEach((d) => {
     if (!d.open) { d.open = true; d.dataset.folded = ""; }
   }));
   addEventListener("afterprint", () => document.querySelectorAll("details[data-folded]").forEach((d) => {

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+import zipfile
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -140,8 +143,27 @@ def test_a_submission_by_the_labs_tolerance_and_reference(tmp_path):
     checking.derived.keep_rules(folder, made.lab(tmp_path), reference)
     packed = pack(folder, tmp_path / "v.zip", WHO)
     assert packed.results["policy"]["reference"] == "curve.json"
+    followed = {"name": "curve.json", "losses": list(json.loads(reference.read_text()).values())}
+    assert packed.results["cases"][0]["reference"] == followed
+    with zipfile.ZipFile(tmp_path / "v.zip") as zipped:
+        assert "reference (curve.json)" in zipped.read("conformance.html").decode(), "the curve is drawn"
     checked = check(tmp_path / "v.zip", Lab(load(made.lab(tmp_path)), policy))
     assert (caught(checked), checked.status) == ([], 0)
+
+
+@pytest.mark.parametrize(("hours", "step", "refused"), [(1, 600, []), (-1, 600, []), (-1, 9, []), (2, 600, ["dates"])])
+def test_an_hour_of_daylight_saving_is_no_contradiction(tmp_path, hours, step, refused):
+    """Log times are local: the clock is put forward or back at a step of the long run, early or late."""
+    folder = results_folder(tmp_path)
+    log = tampering.attempt(folder, "long") / "logs" / "stderr.log"
+    before, line, after = log.read_text().partition(next(s for s in log.open() if f" step={step} " in s))
+
+    def moved(stamp: re.Match) -> str:
+        return str(datetime.fromisoformat(stamp[0]) + timedelta(hours=hours))
+
+    log.write_text(before + re.sub(r"(?m)^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", moved, line + after))
+    pack(folder, tmp_path / "v.zip", WHO)
+    assert caught(check(tmp_path / "v.zip", lab(tmp_path))) == refused
 
 
 def test_pytest_shows_the_same_judgement(submission, tmp_path):
@@ -158,7 +180,7 @@ def test_pytest_refuses_an_archive_that_is_none(tmp_path):
     (tmp_path / "v.zip").write_bytes(b"hello")
     done = acceptance("--evidence", tmp_path / "v.zip")
     assert done.returncode == 4
-    assert "cannot be unpacked" in done.stdout
+    assert "v.zip: no zip, or cut short on its way" in done.stdout
     assert "Traceback" not in done.stdout
 
 
@@ -243,9 +265,28 @@ def test_usage_errors_are_one_line(tmp_path, capsys):
     assert error.startswith("error: ")
     status, _, error = run(capsys, tmp_path / "v.zip", "--key", tmp_path / "none.pub")
     assert (status, error.count("\n")) == (2, 1)
-    status, out, _ = run(capsys, tmp_path / "none.zip")
-    assert status == 1
-    assert "FAIL  archive" in out
+    (tmp_path / "v.zip").write_bytes(b"PK")
+    status, _, error = run(capsys, tmp_path / "v.zip", "--reference", tmp_path / "none.json")
+    assert (status, error.count("\n")) == (2, 1)
+    for path, what in ((tmp_path / "none.zip", "not found"), (tmp_path, "a folder")):
+        status, _, error = run(capsys, path)
+        assert (status, error.count("\n")) == (2, 1)
+        assert f"error: {path}: {what}; name a submission" in error
+
+
+def test_an_archive_made_by_hand_says_what_makes_one(submission, tmp_path, capsys):
+    (tmp_path / "cut.zip").write_bytes(submission.read_bytes()[:20_000])
+    for name, member in (("stray", "notes.txt"), ("folder", "runs/")):
+        shutil.copy(submission, tmp_path / f"{name}.zip")
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "a") as zipped:
+            zipped.writestr(member, "")
+    told = {name: run(capsys, tmp_path / f"{name}.zip")[:2] for name in ("cut", "stray", "folder")}
+    assert {status for status, _ in told.values()} == {1}
+    assert "no zip, or cut short on its way" in told["cut"][1]
+    assert (
+        "'notes.txt' belongs to no submission: zipped by hand? `python -m reports pack` makes one" in told["stray"][1]
+    )
+    assert "'runs/' is a folder's own entry: zipped by hand?" in told["folder"][1]
 
 
 RECORDED = [p.parent for p in sorted((ROOT / "tests" / "data").glob("**/runs")) if any(p.rglob("request.json"))]

@@ -133,7 +133,9 @@ def test_a_signature_names_who_packed_it(folder, tmp_path):
     assert check(tmp_path / "w.zip", lab(tmp_path)).status == 0, "without a key nobody can tell who packed it"
 
 
-@pytest.mark.parametrize("kind", ["links", "no runs", "logs only", "no results", "no key"])
+@pytest.mark.parametrize(
+    "kind", ["links", "no runs", "logs only", "no results", "no key", "no name", "a folder", "nowhere"]
+)
 def test_what_cannot_be_packed_is_one_line(folder, tmp_path, kind, capsys):
     copy = shutil.copytree(folder, tmp_path / "copy")
     log = copy / "runs" / made.CASE.name / "speed" / "attempt-2" / "logs" / "stderr.log"
@@ -145,7 +147,9 @@ def test_what_cannot_be_packed_is_one_line(folder, tmp_path, kind, capsys):
     elif kind in ("no runs", "logs only"):
         (copy / "runs").rename(copy / ("gone" if kind == "no runs" else made.CASE.name))
     sign = ["--sign", str(tmp_path / "none.key")] if kind == "no key" else []
-    given = ["pack", str(copy), "--org", "A", "--contact", "a", "-o", str(tmp_path / "v.zip"), *sign]
+    output = {"a folder": tmp_path, "nowhere": copy / "results.json" / "v.zip"}.get(kind, tmp_path / "v.zip")
+    who = "  " if kind == "no name" else "A"
+    given = ["pack", str(copy), "--org", who, "--contact", "a", "-o", str(output), *sign]
     assert command.main(given) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")

@@ -77,6 +77,10 @@ def test_time_of_judging_and_the_tests_document_stand_in_the_named_block_alone(v
     assert timeless(first) == timeless(later)
     assert STAMP in first
     assert STAMP not in timeless(first)
+    sent = render(vendor, judged_at=None)
+    assert timeless(sent) == timeless(first)
+    assert STAMP not in sent
+    assert "default-src 'none'" in sent, "also the report in a submission lets no script of others run"
 
 
 def test_hostile_text_cannot_widen_the_named_block(tmp_path):
@@ -262,7 +266,14 @@ def test_missing_results_and_naive_times_are_refused(tmp_path):
 
 
 def test_the_languages_have_the_same_keys():
-    open_ended = {"codes", "findings", "departures", "advice", "units"}  # English has these from the judge itself
+    open_ended = {
+        "codes",
+        "findings",
+        "departures",
+        "advice",
+        "units",
+        "sources",
+    }  # English has these from the judge itself
     tables = [Words(language)._table for language in LANGUAGES]
     for section in set().union(*tables) - open_ended:
         assert sorted(tables[0][section]) == sorted(tables[1][section]), section
