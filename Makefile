@@ -10,8 +10,10 @@ READY := $(VENV)/.ready
 accept: $(READY)  ## tiny on the CPU with real InternLM: proves the suite, not the machine
 	$(BIN)/python -m pytest acceptance -k tiny
 
+# Most tests wait for something most of the time: three at once fill two cores. A file stays with one worker, since
+# its tests share what is dear to make (a Slurm cluster, a browser, a trained run).
 test: $(READY)  ## the suite's own tests
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 3 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 import time
 
 import pytest
@@ -11,7 +14,7 @@ import pytest
 from fixtures import slurm, supervisor
 from fixtures.evidence import read_json
 from tests.slurm.jobs import ended, job_of, queue, training, until
-from tests.suite import acceptance
+from tests.suite import ROOT, acceptance
 
 
 def test_all_steps_and_completed_are_complete_and_each_node_has_spoken(launch, cluster):
@@ -171,6 +174,37 @@ def test_a_detached_job_survives_its_login_shell_and_is_found_again(launch, clus
     end = ended(again)
     assert (end["outcome"], end["steps_seen"], end["job"]["state"]) == ("complete", 60, "COMPLETED")
     assert sorted(p.stem for p in (handle.attempt.path / "nodes").iterdir()) == cluster.nodes
+
+
+ELSEWHERE = """
+import socket, sys, time
+from pathlib import Path
+from fixtures import supervisor
+from fixtures.evidence import Attempt
+socket.sethostname("login2")
+handle = supervisor.attach(Attempt(Path(sys.argv[1]), "tiny", "speed", 1))
+print(handle.who["host"])
+while handle.poll() is not None:
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not shutil.which("unshare"), reason="a second host name needs root and unshare"
+)
+@pytest.mark.parametrize("first", ["alive", "gone"])
+def test_a_detached_job_is_followed_from_another_login_node(launch, cluster, first):
+    handle = launch("steps(60, 0.2)", steps=60, detach=True)
+    training(handle)
+    if first == "gone":
+        os.kill(handle.who["pid"], 9)
+        handle.process.wait()
+    command = ["unshare", "--uts", sys.executable, "-c", ELSEWHERE, str(handle.attempt.path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [handle.who["host"] if first == "alive" else "login2"], "who supervises"
+    end = handle.attempt.end
+    assert (end["outcome"], end["steps_seen"], end["job"]["state"]) == ("complete", 60, "COMPLETED")
 
 
 def test_a_detached_job_that_ended_unwatched_is_judged_by_what_it_left(launch):
