@@ -10,7 +10,6 @@ passes, supervisor and judge stay under 200 MB of resident memory. Exit status 1
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import subprocess
 import sys
@@ -77,13 +76,14 @@ def flood(folder: Path, size: int) -> Cost:
 def judge(folder: Path, attempt: Attempt) -> tuple[float, int, str]:
     """(seconds, bytes resident at the peak, code of startup) of a session that judges what lies in `folder`."""
     words = [sys.executable, "-m", "pytest", "acceptance", "--evidence", str(folder), "--results", str(folder / "lab")]
-    began = time.monotonic()
+    began, peak = time.monotonic(), 0
     session = subprocess.Popen(words, cwd=faults.ROOT, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(session.pid, 0)
-    session.returncode = os.waitstatus_to_exitcode(status)
+    while session.poll() is None:  # not wait4's figure, which counts what the parent had when it forked
+        peak = max(peak, high_water(session.pid))
+        time.sleep(0.1)
     cases = read_json(folder / "lab" / "results.json").get("cases", [])
     codes = [case["criteria"]["startup"]["code"] for case in cases if case["case"] == attempt.case]
-    return time.monotonic() - began, usage.ru_maxrss * 1024, codes[0] if codes else "not judged"
+    return time.monotonic() - began, peak, codes[0] if codes else "not judged"
 
 
 def high_water(pid: int) -> int:
