@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -148,6 +149,17 @@ def test_a_dry_run_writes_configs_and_commands_and_launches_nothing(tmp_path):
     assert "--nproc_per_node=8" in (folder / "speed" / "command.sh").read_text()
     assert "use_deterministic_algorithms" in (folder / "repeat-1" / "config.py").read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"plan"}
+
+
+def test_a_dry_run_of_a_detached_run_writes_the_batch_job_that_would_be_submitted(tmp_path):
+    only = ("--gpus", "8", "-k", "7B-tp8", "--accelerator", "nvidia", "--launcher", "slurm", "--detach")
+    done = acceptance("--dry-run", *only, "--results", tmp_path)
+    assert done.returncode == 0, done.stdout
+    folder = tmp_path / "plan" / "7B-tp8-pp1-zero1" / "long"
+    script = (folder / "command.sh").read_text()
+    assert "exec sbatch" in script
+    (batch,) = [word for word in script.split() if word.startswith(str(folder))][-1:]
+    assert "srun" in Path(batch).read_text()
 
 
 def test_an_ini_setting_stands_in_for_an_option_and_gives_way_to_it():
