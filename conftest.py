@@ -23,6 +23,7 @@ from fixtures import evidence, plan, rendezvous
 from fixtures.cases import Case
 from fixtures.devices import CPU
 from fixtures.internlm.models import is_tiny
+from fixtures.leases import LeaseError
 from fixtures.options import OPTIONS, ROOT, collect, ini_name
 from fixtures.progress import Display, Screen
 from fixtures.runs import Runs, write_plan
@@ -248,26 +249,32 @@ def meet(config: pytest.Config) -> None:
     where = setup.rdzv, setup.options.results, setup.terms, setup.options.startup_limit, say
     try:
         if setup.follows:
+            keep = lend_node(config)  # before it comes: the leader may launch at once
             python = interpreter(setup.options)
-            config.stash[FOLLOWER] = rendezvous.join(*where, python=python, own=setup.own_devices)
+            config.stash[FOLLOWER] = rendezvous.join(*where, python=python, own=setup.own_devices, keep=keep)
         else:
             config.stash[LEADER] = leader = rendezvous.lead(*where)
             leader.publish()
             config.stash[SETUP] = replace(setup, hosts=leader.hosts)
-    except rendezvous.RendezvousError as error:
+    except (rendezvous.RendezvousError, LeaseError) as error:
         raise pytest.UsageError(str(error)) from error
+
+
+def lend_node(config: pytest.Config) -> Sequence[int]:
+    """Hold this node's devices for the leader's runs until the session is over; the files that hold them."""
+    setup = config.stash[SETUP]
+    if setup.found.profile.name == CPU:  # of processes on a CPU everybody may have as many as they like
+        return ()
+    waiting = functools.partial(display(config).say, "waiting for the devices of this node")
+    held = contextlib.ExitStack()
+    config.add_cleanup(held.close)
+    return held.enter_context(setup.leases.acquire(len(setup.devices), waiting=waiting)).files
 
 
 def take_part(config: pytest.Config) -> None:
     """Serve the leader's runs with this node's devices, until its session is over."""
-    setup, follower = config.stash[SETUP], config.stash[FOLLOWER]
     try:
-        with contextlib.ExitStack() as held:
-            if setup.found.profile.name != CPU:  # of processes on a CPU everybody may have as many as they like
-                waiting = functools.partial(follower.say, "waiting for the devices of this node")
-                lease = held.enter_context(setup.leases.acquire(len(setup.devices), waiting=waiting))
-                follower.keep = lease.files
-            follower.serve()
+        config.stash[FOLLOWER].serve()
     except rendezvous.RendezvousError as error:
         pytest.exit(f"ERROR: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
 

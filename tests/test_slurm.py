@@ -171,12 +171,19 @@ def test_a_job_that_the_controller_forgot_is_known_by_the_accounting(answers):
 
 
 @pytest.mark.parametrize("steps", ["", "7.batch|COMPLETED|0:0|n1|batch\n", "7.0|RUNNING|0:0|n1|python\n"])
-def test_a_job_is_not_judged_before_its_steps(answers, steps):
+def test_a_job_is_not_judged_before_its_steps(answers, steps, monkeypatch):
     """A real accounting that comes back learns of a job's end seconds before that of its steps."""
+    monkeypatch.setattr(slurm.time, "sleep", lambda seconds: None)
     forgotten = slurm.SlurmError("slurm_load_jobs error: Invalid job id specified")
-    answers += [forgotten, "7|COMPLETED|0:0|n1|x\n" + steps]
-    with pytest.raises(slurm.SilentError, match="steps of job 7"):
-        slurm.look("7")
+    known = "7|COMPLETED|0:0|n1|x\n7.0|FAILED|1:0|n1|python\n"
+    answers += [forgotten, "7|COMPLETED|0:0|n1|x\n" + steps, "7|COMPLETED|0:0|n1|x\n" + steps, known]
+    assert slurm.look("7").steps == (("7.0", "FAILED", "1:0"),)
+
+
+def test_an_accounting_that_keeps_no_steps_is_not_waited_for_without_end(answers, monkeypatch):
+    monkeypatch.setattr(slurm, "ACCOUNTING_SECONDS", -1)
+    answers += [slurm.SlurmError("slurm_load_jobs error: Invalid job id specified"), "7|COMPLETED|0:0|n1|x\n"]
+    assert slurm.look("7").state == "COMPLETED"
 
 
 def test_an_accounting_that_does_not_know_of_the_job_yet_is_asked_again(answers, monkeypatch):

@@ -519,6 +519,18 @@ def test_a_dead_supervisor_on_another_host_is_known_dead(tmp_path):
     assert supervisor.attach(attempt) is None
 
 
+def test_a_supervisor_that_hangs_itself_hangs_nobody(launch, monkeypatch):
+    """Stuck in a driver, say: it lives, and says nothing any more."""
+    handle = launch(FOREVER)
+    until(lambda: handle.poll() and handle.poll().steps_seen)
+    monkeypatch.setattr(supervisor, "STUCK_SECONDS", 1.5)
+    os.kill(handle.who["pid"], signal.SIGSTOP)
+    end = ended(handle)
+    assert (end["outcome"], end["failure"]["class"]) == ("failed", "killed")
+    assert "supervisor said nothing for 1.5 s" in end["failure"]["summary"]
+    assert processes.marked(handle.who["mark"]) == []
+
+
 def test_burying_keeps_an_end_that_is_on_record(launch):
     handle = launch("steps(3)")
     end = ended(handle)
@@ -610,7 +622,7 @@ def test_noise_is_coped_with_in_little_memory(launch, noise):
 
 def test_a_run_that_has_ended_is_no_hang_while_what_it_printed_is_still_read(launch):
     """Suspicious words in every line: slow to read, quick to print."""
-    end = ended(launch("steps(3)\nsay(b'an Error that is none\\n' * (2 << 20))", step_seconds_min=1, step_factor=0))
+    end = ended(launch("steps(3)\nsay(b'an Error that is none\\n' * (6 << 20))", step_seconds_min=3, step_factor=0))
     assert (end["outcome"], end["failure"]) == ("complete", None)
 
 

@@ -204,12 +204,13 @@ def contradicted_clock(steps: Steps, workload: Workload) -> whole.Fault | None:
 def put_forward(steps: Steps, workload: Workload) -> float:
     """Seconds by which the log's clock was put forward (back: below 0) between the first and the last metric line.
 
-    Log times are local: where daylight saving begins or ends, an hour is skipped or repeated that did not pass.
+    Log times are local: where daylight saving begins or ends, an hour is skipped or repeated that did not pass. Once
+    each way at most, or it is no daylight saving.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         off = np.diff(steps.time) - step_seconds(steps, workload)[1:]
-    changed = np.abs(np.abs(off) - HOUR) < CHANGE
-    return HOUR * float(np.sum(np.sign(off[changed])))
+    ways = np.sign(off[np.abs(np.abs(off) - HOUR) < CHANGE])
+    return HOUR * float(np.sum(ways)) if max(np.sum(ways > 0), np.sum(ways < 0)) <= 1 else 0.0
 
 
 def findings(seconds: Floats, steps: Steps, warmup: int) -> tuple[Finding, ...]:

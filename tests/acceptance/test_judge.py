@@ -70,6 +70,32 @@ def test_a_missing_run_is_never_a_pass(tmp_path, run):
             assert outcomes(results)[criterion] == f"{criterion}-not-run"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("devices", [1]),
+        ("devices", [{"device": "GPU-1"}]),
+        ("devices", [{"device": "GPU-1", "memory_before": 0, "memory_after": "9"}]),
+        ("devices_unseen", 5),
+        ("left", 5),
+        ("ports_left", [{}]),
+        ("telemetry_problems", [1]),
+        ("failure", "x"),
+        ("failure", {"class": "out of memory", "quoted": [1]}),
+        ("seconds_to_first_step", "soon"),
+        ("seconds", float("nan")),
+        ("job", []),
+    ],
+)
+def test_an_end_that_no_supervisor_writes_is_damaged_evidence_and_no_traceback(tmp_path, name, value):
+    record(tmp_path / "r")
+    path = tmp_path / "r" / "runs" / CASE.name / "speed" / "attempt-1" / "end.json"
+    write_json(path, read_json(path) | {name: value})
+    results = judge(tmp_path / "r", tmp_path).results_json()
+    assert outcomes(results)["startup"] == "startup-unreadable"
+    assert f"end.json: {name} holds" in results["cases"][0]["criteria"]["startup"]["reason"]
+
+
 @pytest.mark.parametrize("run", ["speed", "repeat-1", "repeat-2", "long"])
 @pytest.mark.parametrize("damage", ["truncated", "empty logs", "no logs", "no end", "end is a list", "no request"])
 def test_damaged_evidence_is_never_a_pass(tmp_path, run, damage):

@@ -450,6 +450,13 @@ def test_an_hour_of_daylight_saving_is_no_time_that_passed(change):
     assert converged(changed, hours=ran * 1.001).code == "convergence-too-few-steps"
 
 
+def test_a_clock_that_goes_back_again_and_again_is_no_daylight_saving():
+    steps = run(1000)
+    ran = float(steps.time[-1] - steps.time[0]) / 3600
+    back = edited(steps, time=steps.time - 3600.0 * (np.arange(1000) >= 400) - 3600.0 * (np.arange(1000) >= 600))
+    assert converged(back, hours=ran * 0.999).code == "convergence-too-few-steps"
+
+
 def test_a_pause_counts_as_hours_of_the_run():
     steps = run(1000)
     ran = float(steps.time[-1] - steps.time[0]) / 3600
