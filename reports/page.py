@@ -1,8 +1,8 @@
 """The conformance report: one HTML file, a pure function of results and evidence.
 
 The exception is what a reader has to know and no evidence holds: the time of judging, and pytest-html's document
-with its own times. Those stand between `<!--judging-->` and `<!--/judging-->`; `timeless` takes them out, and what
-is left is the same bytes on every machine.
+with its own times. Those stand between `<!--judging-->` and `<!--/judging-->`; what is left without them is the same
+bytes on every machine.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from reports.view import build, when
 
 TEMPLATES = Path(__file__).parent / "templates"
 NAME = "conformance.html"
-_JUDGING = re.compile(r"<!--judging-->.*?<!--/judging-->", re.DOTALL)
 _SCRIPT = re.compile(r"<script(?P<attributes>[^>]*)>(?P<code>.*?)</script\s*>", re.DOTALL | re.IGNORECASE)
 # pytest-html's script keeps its filters in the session storage, which a sandboxed frame may not touch
 _STORAGE = """\
@@ -99,11 +98,6 @@ def render(
             csp=Markup(policy([str(script)] + (_scripts(tests) if tests else []))),
         )
     )
-
-
-def timeless(page: str) -> str:
-    """`page` without the time of judging and pytest-html's document: the part that evidence determines."""
-    return _JUDGING.sub("<!--judging--><!--/judging-->", page)
 
 
 def policy(scripts: list[str]) -> str:

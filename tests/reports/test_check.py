@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -164,6 +165,20 @@ def test_an_hour_of_daylight_saving_is_no_contradiction(tmp_path, hours, step, r
     log.write_text(before + re.sub(r"(?m)^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", moved, line + after))
     pack(folder, tmp_path / "v.zip", WHO)
     assert caught(check(tmp_path / "v.zip", lab(tmp_path))) == refused
+
+
+@pytest.mark.parametrize(
+    ("hosts", "complete", "refused"),
+    [("ab", True, False), ("a", True, True), ("a", False, False), ("aa", False, True), ("abc", False, True)],
+)
+def test_a_run_that_lost_a_node_may_lack_its_record_but_a_complete_one_may_not(hosts, complete, refused):
+    nodes = [
+        {"host": h, "accelerator": "nvidia", "devices": [{"id": f"{n}-{h}", "name": "chip"}]}
+        for n, h in enumerate(hosts)
+    ]
+    request = {"nodes": 2, "gpus": 1, "accelerator": "nvidia"}
+    told = SimpleNamespace(request=request, nodes=nodes, complete=complete, log=None)
+    assert any("2 nodes were asked for" in text for text in checking.devices(told, None)) is refused
 
 
 def test_pytest_shows_the_same_judgement(submission, tmp_path):
